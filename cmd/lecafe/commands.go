@@ -1,0 +1,8 @@
+package main
+
+import "github.com/urfave/cli/v2"
+
+// commands lists lecafe's subcommands, one file each.
+func commands() []*cli.Command {
+	return []*cli.Command{}
+}

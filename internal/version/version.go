@@ -1,0 +1,21 @@
+// Package version says which build this is.
+package version
+
+import "runtime/debug"
+
+// Version is set by the Makefile with -ldflags -X; it is "dev" otherwise.
+var Version = "dev"
+
+// String returns the version with the VCS revision where the build has one.
+func String() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return Version
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return Version + "+" + s.Value[:12]
+		}
+	}
+	return Version
+}
