@@ -1,0 +1,49 @@
+# What lecafe's developers and CI run. `make demo` and `make test` do all set-up
+# themselves on Debian or Ubuntu with Go.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS     := -s -w -X github.com/lecafe/lecafe/internal/version.Version=$(VERSION)
+GO_BUILD    := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+TOOL        := go tool -modfile=tools/go.mod
+DISTRO      ?= debian-12
+
+.DEFAULT_GOAL := build
+
+.PHONY: build
+build: ## static binaries into bin/
+	mkdir -p bin
+	$(GO_BUILD) -o bin/ ./cmd/lecafe ./cmd/lecafe-agent ./cmd/lecafe-builder
+
+.PHONY: setup
+setup: ## packages that the lab and the checks need
+	scripts/setup
+
+.PHONY: demo
+demo: setup build ## bake, boot, report and watch on the local lab
+	scripts/demo
+
+.PHONY: test
+test: setup build ## the whole suite, real boots included
+	scripts/test
+
+.PHONY: e2e
+e2e: setup build ## real boots alone
+	go test -count=1 -timeout 40m -v ./test/e2e/...
+
+.PHONY: check
+check: setup ## format, vet, staticcheck, race tests, tidy and generate diffs, vulnerabilities, shellcheck, units
+	scripts/check
+
+.PHONY: bench
+bench: build ## benchmarks; the last line is one JSON object of name to number
+	scripts/bench
+
+.PHONY: clean
+clean:
+	rm -rf bin
+
+.PHONY: help
+help:
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
