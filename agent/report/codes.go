@@ -64,3 +64,18 @@ const (
 	CodeBuildStep     Code = "build_step_failed"
 	CodeBuildFindings Code = "build_findings" // inspection found what must not be in an image
 )
+
+// Codes returns every cause code, in the order of their declaration.
+func Codes() []Code {
+	return []Code{
+		CodeUserDataNoHeader, CodeUserDataLeadingBlank, CodeUserDataInvalidYAML, CodeUserDataUnknownKey,
+		CodeUserDataWrongType, CodeUserDataInvalidMIME, CodeUserDataEncoding, CodeUserDataPlaceholder, CodeUserDataNotRun,
+		CodeScriptExit, CodeScriptSignal, CodeScriptSyntax, CodeScriptInterpreter, CodeCommandFailed, CodeBackgroundFailed,
+		CodeRuncmdFailed, CodeModuleFailed, CodePackageFailed, CodeCloudInitError, CodeCloudInitWarning,
+		CodeCloudInitDisabled, CodeDatasourceNone, CodeDeadline, CodeIMDSUnreachable, CodeRoleMissing,
+		CodeCredentialsMissing, CodeCredentialsRejected, CodeClockSkew, CodeNetworkUnreachable, CodeConfigMissing,
+		CodeConfigDenied, CodeConfigUnreachable, CodeConfigInvalid, CodeConfigRolledBack, CodeQueueMissing,
+		CodeQueueDenied, CodeQueueUnreachable, CodeOrdersParked, CodeUnitFailed, CodeAppNotReady, CodeDiskFull,
+		CodeInterrupted, CodeSettings, CodeBuildStep, CodeBuildFindings,
+	}
+}

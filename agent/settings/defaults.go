@@ -1,0 +1,47 @@
+package settings
+
+import "time"
+
+// Defaults of settings that are not set.
+const (
+	DefaultDeadline     = 10 * time.Minute
+	DefaultReportPrefix = "lecafe-reports"
+	DefaultObjectBytes  = 1 << 20
+	DefaultObjectMode   = "0640"
+	DefaultOrdersGroup  = "lecafe-orders"
+	DefaultSpoolBytes   = 1 << 30
+)
+
+// WithDefaults returns s with what is not set filled in. s keeps its lists.
+func (s Settings) WithDefaults() Settings {
+	if s.Bootstrap.Deadline == 0 {
+		s.Bootstrap.Deadline = DefaultDeadline
+	}
+	if s.Report.S3.Bucket != "" && s.Report.S3.Prefix == "" {
+		s.Report.S3.Prefix = DefaultReportPrefix
+	}
+	if s.Report.Console == nil {
+		yes := true
+		s.Report.Console = &yes
+	}
+	objects := make([]Object, len(s.Config))
+	for i, o := range s.Config {
+		if o.MaxBytes == 0 {
+			o.MaxBytes = DefaultObjectBytes
+		}
+		if o.Mode == "" {
+			o.Mode = DefaultObjectMode
+		}
+		objects[i] = o
+	}
+	if s.Config != nil {
+		s.Config = objects
+	}
+	if s.Orders.Group == "" {
+		s.Orders.Group = DefaultOrdersGroup
+	}
+	if s.Orders.MaxBytes == 0 {
+		s.Orders.MaxBytes = DefaultSpoolBytes
+	}
+	return s
+}
