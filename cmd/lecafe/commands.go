@@ -4,5 +4,8 @@ import "github.com/urfave/cli/v2"
 
 // commands lists lecafe's subcommands, one file each.
 func commands() []*cli.Command {
-	return []*cli.Command{}
+	return []*cli.Command{
+		userdataCommand(),
+		launchTemplateCommand(),
+	}
 }
