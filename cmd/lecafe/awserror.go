@@ -1,0 +1,26 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/aws/smithy-go"
+
+	"github.com/lecafe/lecafe/internal/exitcode"
+)
+
+// awsError gives an error of AWS its exit code: 3 where permissions or
+// credentials are missing, else the code it has.
+func awsError(err error) error {
+	var ae smithy.APIError
+	if !errors.As(err, &ae) {
+		return err
+	}
+	switch code := ae.ErrorCode(); {
+	case code == "UnauthorizedOperation", strings.HasPrefix(code, "AccessDenied"), code == "AuthFailure", code == "InvalidClientTokenId",
+		strings.HasPrefix(code, "ExpiredToken"), code == "RequestExpired", code == "SignatureDoesNotMatch", code == "UnrecognizedClientException":
+		return exitcode.With(exitcode.NotReady, fmt.Errorf("%w; check the credentials, or print the policy with lecafe policy", err))
+	}
+	return err
+}
