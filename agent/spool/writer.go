@@ -1,0 +1,233 @@
+package spool
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+)
+
+// maxCommit bounds the bytes of one write, and with them the writer's buffer.
+const maxCommit = 1 << 20
+
+// pending is one Append that waits for its commit.
+type pending struct {
+	recs  [][]byte
+	first uint64
+	done  chan error // capacity 1
+}
+
+// Append makes records durable, all of them before it returns nil, and returns
+// the first one's sequence number; the others follow it. After an error none of
+// them counts as accepted, although after a failed sync, or when ctx ended
+// first, some may still be read later.
+func (s *Spool) Append(ctx context.Context, recs ...[]byte) (uint64, error) {
+	for _, r := range recs {
+		if len(r) > MaxRecord || headerSize+frameSize(len(r)) > s.opt.SegmentBytes {
+			return 0, fmt.Errorf("append %d bytes: %w", len(r), ErrTooLarge)
+		}
+	}
+	p := &pending{recs: recs, done: make(chan error, 1)}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return 0, ErrClosed
+	}
+	s.queue = append(s.queue, p)
+	if len(s.queue) == 1 {
+		s.work.Signal()
+	}
+	s.mu.Unlock()
+	select {
+	case err := <-p.done:
+		return p.first, err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// write is the writer goroutine: it alone touches the active segment's file.
+func (s *Spool) write() {
+	var batch []*pending
+	for {
+		s.mu.Lock()
+		for len(s.queue) == 0 && !s.closed {
+			s.work.Wait()
+		}
+		if len(s.queue) == 0 {
+			s.mu.Unlock()
+			break
+		}
+		s.mu.Unlock()
+		// The producers that the last commit woke are about to queue again:
+		// letting them run first makes one large commit of two small ones.
+		runtime.Gosched()
+		s.mu.Lock()
+		batch, s.queue = s.queue, batch[:0]
+		s.mu.Unlock()
+		s.commit(batch)
+		clear(batch)
+	}
+	s.mu.Lock()
+	if g := s.active; g != nil {
+		s.sealActive(true)
+	}
+	s.mu.Unlock()
+}
+
+// commit writes a batch, in as many writes as its size and the segments ask for.
+func (s *Spool) commit(batch []*pending) {
+	buf := s.buf[:0]
+	var n uint64      // records in buf
+	whole := 0        // batch[:whole] are answered
+	encoded := 0      // batch[whole:encoded] are in buf to their last record
+	next := s.nextSeq // only the writer changes it
+	fail := func(err error) {
+		for _, p := range batch[whole:] {
+			p.done <- err
+		}
+	}
+	flush := func() error {
+		if n > 0 {
+			if err := s.flush(buf, next, n); err != nil {
+				return err
+			}
+			buf, n = buf[:0], 0
+		}
+		for ; whole < encoded; whole++ {
+			batch[whole].done <- nil
+		}
+		return nil
+	}
+	for _, p := range batch {
+		p.first = next
+		for _, r := range p.recs {
+			size := frameSize(len(r))
+			if len(buf) > 0 && (!s.fits(buf, size) || int64(len(buf))+size > maxCommit) {
+				if err := flush(); err != nil {
+					fail(err)
+					return
+				}
+			}
+			if s.active == nil || !s.fits(buf, size) {
+				if err := s.roll(next); err != nil {
+					fail(err)
+					return
+				}
+			}
+			if s.active.fresh && len(buf) == 0 {
+				buf = append(buf, headerBlock(s.active.id, s.active.first)...)
+			}
+			buf = appendFrame(buf, s.active.id, next, r)
+			next++
+			n++
+		}
+		encoded++
+	}
+	if err := flush(); err != nil {
+		fail(err)
+		return
+	}
+	s.buf = buf[:0]
+	if cap(s.buf) > 2*maxCommit {
+		s.buf = nil
+	}
+}
+
+// fits says whether a frame of size bytes has room behind buf.
+func (s *Spool) fits(buf []byte, size int64) bool {
+	used := s.active.end + int64(len(buf))
+	if s.active.fresh && len(buf) > 0 {
+		used = int64(len(buf)) // the header is in buf
+	}
+	return used+size <= s.opt.SegmentBytes
+}
+
+// flush writes and syncs one commit to the active segment. After a failure the
+// segment is poisoned: what the failed sync leaves on the disk is unknown, and
+// a later sync that succeeds says nothing about it, so nothing is appended to
+// it again.
+func (s *Spool) flush(buf []byte, next, n uint64) error {
+	g := s.active
+	at := g.end
+	if g.fresh {
+		at = 0
+	}
+	var err error
+	if _, err = g.f.WriteAt(buf, at); err != nil {
+		err = fmt.Errorf("write spool segment: %w", err)
+	} else if err = g.f.Sync(); err != nil {
+		err = fmt.Errorf("sync spool segment: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nextSeq = next
+	if err != nil {
+		s.stats.Poisoned++
+		s.stats.LastErr = err.Error()
+		g.cut = true
+		s.log.Error("spool segment abandoned", "segment", g.name(), "error", err)
+		s.sealActive(false)
+		if noSpace(err) {
+			s.stats.Full++
+			return fmt.Errorf("%w: %w", ErrFull, err)
+		}
+		return err
+	}
+	g.fresh = false
+	g.end = at + int64(len(buf))
+	g.count += n
+	s.stats.Appended += n
+	s.stats.Commits++
+	close(s.readable)
+	s.readable = make(chan struct{})
+	return nil
+}
+
+// sealActive ends the active segment; the keeper writes the seal.
+func (s *Spool) sealActive(cut bool) {
+	g := s.active
+	s.active = nil
+	g.sealed = true
+	g.cut = g.cut || cut
+	s.toSeal = append(s.toSeal, g)
+	s.retireIfDone(g)
+	s.wakeKeeper()
+}
+
+// roll makes the spare segment the active one, and waits for the keeper to
+// have one ready.
+func (s *Spool) roll(first uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active != nil {
+		s.sealActive(false)
+	}
+	s.spareErr = nil
+	for s.spare == nil && s.spareErr == nil {
+		if s.closed {
+			return ErrClosed
+		}
+		s.wanted = true
+		s.wakeKeeper()
+		s.spareC.Wait()
+	}
+	s.wanted = false
+	if s.spare == nil {
+		s.stats.Full++
+		return s.spareErr
+	}
+	g := s.spare
+	s.spare = nil
+	g.first, g.fresh, g.end = first, true, headerSize
+	s.active = g
+	s.segs = append(s.segs, g)
+	s.wakeKeeper()
+	return nil
+}
+
+func (s *Spool) wakeKeeper() {
+	select {
+	case s.keep <- struct{}{}:
+	default:
+	}
+}
