@@ -1,0 +1,217 @@
+package ec2
+
+import (
+	"encoding/base64"
+	"reflect"
+
+	"github.com/lecafe/lecafe/lab/cloud/query"
+)
+
+// launchData is what a launch template version holds and RunInstances takes:
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RequestLaunchTemplateData.html
+type launchData struct {
+	ImageID               string           `q:"ImageId" xml:"imageId"`
+	InstanceType          string           `xml:"instanceType"`
+	KeyName               string           `xml:"keyName"`
+	UserData              string           `xml:"userData"`
+	IamInstanceProfile    *profileSpec     `xml:"iamInstanceProfile"`
+	BlockDevices          []blockDevice    `q:"BlockDeviceMapping" xml:"blockDeviceMappingSet>item"`
+	NetworkInterfaces     []interfaceSpec  `q:"NetworkInterface" xml:"networkInterfaceSet>item"`
+	SecurityGroupIDs      []string         `q:"SecurityGroupId" xml:"securityGroupIdSet>item"`
+	SecurityGroups        []string         `q:"SecurityGroup" xml:"securityGroupSet>item"`
+	TagSpecs              []tagSpec        `q:"TagSpecification" xml:"tagSpecificationSet>item"`
+	MetadataOptions       *metadataSpec    `xml:"metadataOptions"`
+	Monitoring            *enabled         `xml:"monitoring"`
+	Placement             *placement       `xml:"placement"`
+	ShutdownBehavior      string           `q:"InstanceInitiatedShutdownBehavior" xml:"instanceInitiatedShutdownBehavior"`
+	DisableAPITermination *bool            `q:"DisableApiTermination" xml:"disableApiTermination"`
+	DisableAPIStop        *bool            `q:"DisableApiStop" xml:"disableApiStop"`
+	EbsOptimized          *bool            `xml:"ebsOptimized"`
+	CreditSpecification   *creditSpec      `xml:"creditSpecification"`
+	MarketOptions         *marketOptions   `q:"InstanceMarketOptions" xml:"instanceMarketOptions"`
+	EnclaveOptions        *enabled         `xml:"enclaveOptions"`
+	MaintenanceOptions    *autoRecovery    `xml:"maintenanceOptions"`
+	PrivateDNSNameOptions *privateDNSNames `q:"PrivateDnsNameOptions" xml:"privateDnsNameOptions"`
+}
+
+type profileSpec struct {
+	Arn  string `xml:"arn"`
+	Name string `xml:"name"`
+}
+
+type blockDevice struct {
+	DeviceName  string  `xml:"deviceName"`
+	Ebs         *ebs    `xml:"ebs"`
+	NoDevice    *string `xml:"noDevice"`
+	VirtualName string  `xml:"virtualName"`
+}
+
+type ebs struct {
+	DeleteOnTermination *bool  `xml:"deleteOnTermination"`
+	Encrypted           *bool  `xml:"encrypted"`
+	Iops                *int   `xml:"iops"`
+	KmsKeyID            string `q:"KmsKeyId" xml:"kmsKeyId"`
+	SnapshotID          string `q:"SnapshotId" xml:"snapshotId"`
+	Throughput          *int   `xml:"throughput"`
+	VolumeSize          *int   `xml:"volumeSize"`
+	VolumeType          string `xml:"volumeType"`
+}
+
+type interfaceSpec struct {
+	DeviceIndex              *int     `xml:"deviceIndex"`
+	NetworkCardIndex         *int     `xml:"networkCardIndex"`
+	AssociatePublicIPAddress *bool    `q:"AssociatePublicIpAddress" xml:"associatePublicIpAddress"`
+	DeleteOnTermination      *bool    `xml:"deleteOnTermination"`
+	Description              string   `xml:"description"`
+	Groups                   []string `q:"SecurityGroupId" xml:"groupSet>groupId"`
+	InterfaceType            string   `xml:"interfaceType"`
+	PrivateIPAddress         string   `q:"PrivateIpAddress" xml:"privateIpAddress"`
+	SubnetID                 string   `q:"SubnetId" xml:"subnetId"`
+}
+
+type metadataSpec struct {
+	HTTPEndpoint            string `q:"HttpEndpoint" xml:"httpEndpoint"`
+	HTTPProtocolIPv6        string `q:"HttpProtocolIpv6" xml:"httpProtocolIpv6"`
+	HTTPPutResponseHopLimit *int   `q:"HttpPutResponseHopLimit" xml:"httpPutResponseHopLimit"`
+	HTTPTokens              string `q:"HttpTokens" xml:"httpTokens"`
+	InstanceMetadataTags    string `xml:"instanceMetadataTags"`
+}
+
+type enabled struct {
+	Enabled bool `xml:"enabled"`
+}
+
+type placement struct {
+	Affinity         string `xml:"affinity"`
+	AvailabilityZone string `xml:"availabilityZone"`
+	GroupName        string `xml:"groupName"`
+	Tenancy          string `xml:"tenancy"`
+}
+
+type creditSpec struct {
+	CPUCredits string `q:"CpuCredits" xml:"cpuCredits"`
+}
+
+type marketOptions struct {
+	MarketType  string       `xml:"marketType"`
+	SpotOptions *spotOptions `xml:"spotOptions"`
+}
+
+type spotOptions struct {
+	MaxPrice             string `xml:"maxPrice"`
+	SpotInstanceType     string `xml:"spotInstanceType"`
+	InterruptionBehavior string `q:"InstanceInterruptionBehavior" xml:"instanceInterruptionBehavior"`
+}
+
+type autoRecovery struct {
+	AutoRecovery string `xml:"autoRecovery"`
+}
+
+type privateDNSNames struct {
+	HostnameType                 string `xml:"hostnameType"`
+	EnableResourceNameDNSARecord *bool  `q:"EnableResourceNameDnsARecord" xml:"enableResourceNameDnsARecord"`
+}
+
+// over returns base with every parameter that d has in place of its own. A
+// parameter is replaced whole, not merged into.
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateLaunchTemplateVersion.html, SourceVersion
+func (d launchData) over(base launchData) launchData {
+	to, from := reflect.ValueOf(&base).Elem(), reflect.ValueOf(d)
+	for i := range from.NumField() {
+		if f := from.Field(i); !f.IsZero() {
+			to.Field(i).Set(f)
+		}
+	}
+	return base
+}
+
+const maxUserData = 16 << 10
+
+// decodeUserData checks user data as it stands in a request, base64, against
+// the limit of 16 KB before encoding.
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
+func decodeUserData(s, code string) ([]byte, error) {
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil {
+		return nil, query.Errorf(code, "Invalid BASE64 encoding of user data.")
+	}
+	if len(b) > maxUserData {
+		return nil, query.Errorf(code, "User data is limited to %d bytes", maxUserData)
+	}
+	return b, nil
+}
+
+// check refuses values that no launch could take, as RunInstances and
+// CreateLaunchTemplate both do.
+func (d *launchData) check() error {
+	if m := d.MetadataOptions; m != nil {
+		if err := m.check(); err != nil {
+			return err
+		}
+	}
+	switch d.ShutdownBehavior {
+	case "", "stop", "terminate":
+	default:
+		return query.Errorf("InvalidParameterValue", "Value (%s) for parameter instanceInitiatedShutdownBehavior is invalid. Unknown instance initiated shutdown behavior", d.ShutdownBehavior)
+	}
+	if p := d.IamInstanceProfile; p != nil && p.Arn != "" && p.Name != "" {
+		return query.Errorf("InvalidParameterCombination", "The parameter 'iamInstanceProfile.name' may not be used in combination with 'iamInstanceProfile.arn'")
+	}
+	// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RunInstances.html, SecurityGroupIds
+	if len(d.NetworkInterfaces) > 0 && len(d.SecurityGroupIDs)+len(d.SecurityGroups) > 0 {
+		return query.Errorf("InvalidParameterCombination", "Network interfaces and an instance-level security groups may not be specified on the same request")
+	}
+	for _, b := range d.BlockDevices {
+		if err := b.check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceMetadataOptionsRequest.html
+func (m *metadataSpec) check() error {
+	for _, v := range []struct{ name, value, a, b string }{
+		{"HttpEndpoint", m.HTTPEndpoint, "enabled", "disabled"},
+		{"HttpTokens", m.HTTPTokens, "optional", "required"},
+		{"HttpProtocolIpv6", m.HTTPProtocolIPv6, "enabled", "disabled"},
+		{"InstanceMetadataTags", m.InstanceMetadataTags, "enabled", "disabled"},
+	} {
+		if v.value != "" && v.value != v.a && v.value != v.b {
+			return query.Errorf("InvalidParameterValue", "Invalid value '%s' for %s. Valid values: %s, %s", v.value, v.name, v.a, v.b)
+		}
+	}
+	if h := m.HTTPPutResponseHopLimit; h != nil && (*h < 1 || *h > 64) {
+		return query.Errorf("InvalidParameterValue", "Invalid value '%d' for HttpPutResponseHopLimit. Valid values: 1 to 64", *h)
+	}
+	return nil
+}
+
+// https://docs.aws.amazon.com/ebs/latest/userguide/ebs-volume-types.html
+func (b *blockDevice) check() error {
+	if b.DeviceName == "" {
+		return query.Errorf("MissingParameter", "The request must contain the parameter BlockDeviceMapping.DeviceName")
+	}
+	e := b.Ebs
+	if e == nil {
+		return nil
+	}
+	switch e.VolumeType {
+	case "", "gp2", "gp3", "io1", "io2", "st1", "sc1", "standard":
+	default:
+		return query.Errorf("InvalidParameterValue", "Value (%s) for parameter volumeType is invalid.", e.VolumeType)
+	}
+	if e.Throughput != nil && e.VolumeType != "gp3" {
+		return query.Errorf("InvalidParameterCombination", "The parameter throughput is not supported for %s volumes", e.VolumeType)
+	}
+	if e.Iops != nil && e.VolumeType != "gp3" && e.VolumeType != "io1" && e.VolumeType != "io2" {
+		return query.Errorf("InvalidParameterCombination", "The parameter iops is not supported for %s volumes", e.VolumeType)
+	}
+	if e.KmsKeyID != "" && (e.Encrypted == nil || !*e.Encrypted) {
+		return query.Errorf("InvalidParameterDependency", "The parameter KmsKeyId requires the parameter Encrypted to be set.")
+	}
+	if e.VolumeSize != nil && (*e.VolumeSize < 1 || *e.VolumeSize > 65536) {
+		return query.Errorf("InvalidParameterValue", "Volume of %dGiB is outside the limits", *e.VolumeSize)
+	}
+	return nil
+}
