@@ -86,3 +86,13 @@ func (s *Server) SetConsole(instanceID string, output []byte) {
 		i.console, i.consoleAt = slices.Clone(output), s.opts.Clock.Now()
 	}
 }
+
+// Impair lets the instance status check of an instance fail, or pass again.
+func (s *Server) Impair(instanceID string, impaired bool) {
+	s.lock()
+	defer s.unlock()
+	if i := s.anyInstance(instanceID); i != nil {
+		i.impaired = impaired
+		s.events = append(s.events, stateChange{i.region.name, i.id})
+	}
+}

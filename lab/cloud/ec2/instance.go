@@ -61,6 +61,7 @@ type instance struct {
 	keepRunning bool   // DisableApiStop
 	spot        string // "", one-time or persistent
 	checked     bool   // both status checks have passed
+	impaired    bool   // a test says that the instance check fails
 	monitored   string
 	console     []byte
 	consoleAt   time.Time

@@ -28,14 +28,15 @@ type region struct {
 	vpcs      table[*vpc]
 	subnets   table[*subnet]
 
-	runTokens   map[string]*runToken
-	otherTokens map[string]otherToken // of image copies and launch templates
-	imageNames  map[string]*image     // of images owned by the account
-	publicIPs   int
+	runTokens    map[string]*runToken
+	otherTokens  map[string]otherToken // of image copies and launch templates
+	imageNames   map[string]*image     // of images owned by the account
+	deregistered map[string]bool       // IDs of images
+	publicIPs    int
 }
 
 func newRegion(name string) *region {
-	return &region{name: name, runTokens: map[string]*runToken{}, otherTokens: map[string]otherToken{}, imageNames: map[string]*image{}}
+	return &region{name: name, runTokens: map[string]*runToken{}, otherTokens: map[string]otherToken{}, imageNames: map[string]*image{}, deregistered: map[string]bool{}}
 }
 
 type vpc struct {
