@@ -1,0 +1,174 @@
+package cloud
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/lecafe/lecafe/lab/cloud/policy"
+	"github.com/lecafe/lecafe/lab/cloud/s3"
+	"github.com/lecafe/lecafe/lab/cloud/wire"
+)
+
+// operators are who may do everything that no Deny forbids: the key test/test
+// and its sessions.
+const adminRole = "admin"
+
+// PutRolePolicy attaches an IAM policy document to a role, under a name. A
+// role without a policy may do nothing but ask who it is.
+func (c *Cloud) PutRolePolicy(role, name, document string) error {
+	d, err := policy.Parse(document)
+	if err != nil {
+		return fmt.Errorf("put policy %s of role %s: %w", name, role, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.policies[role] == nil {
+		c.policies[role] = map[string]*policy.Document{}
+	}
+	c.policies[role][name] = d
+	return nil
+}
+
+// DeleteRolePolicy detaches a policy.
+func (c *Cloud) DeleteRolePolicy(role, name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.policies[role], name)
+}
+
+// denial is an explicit deny, as an organisation's policy makes it.
+type denial struct{ action, caller, resource string }
+
+// Deny forbids what matches the patterns, to operators too, until lifted. An
+// empty caller or resource matches any; caller is matched against ARN, user ID
+// and role.
+func (c *Cloud) Deny(action, caller, resource string) (lift func()) {
+	d := &denial{action, caller, resource}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.denials = append(c.denials, d)
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.denials = slices.DeleteFunc(c.denials, func(o *denial) bool { return o == d })
+	}
+}
+
+func (d *denial) matches(caller wire.Caller, need policy.Request) bool {
+	who := d.caller == "" || policy.Match(d.caller, caller.ARN) || policy.Match(d.caller, caller.UserID) || caller.Role != "" && policy.Match(d.caller, caller.Role)
+	return who && policy.Match(strings.ToLower(d.action), strings.ToLower(need.Action)) && (d.resource == "" || policy.Match(d.resource, need.Resource))
+}
+
+// allowed decides as IAM does: an explicit deny wins, silence denies.
+func (c *Cloud) allowed(ctx context.Context, need policy.Request) bool {
+	return c.decide(wire.CallerFrom(ctx), wire.RegionFrom(ctx), need)
+}
+
+func (c *Cloud) decide(caller wire.Caller, region string, need policy.Request) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, d := range c.denials {
+		if d.matches(caller, need) {
+			return false
+		}
+	}
+	// https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html:
+	// no permissions are required, not even where a policy denies it.
+	if caller.Role == "" || caller.Role == adminRole || need.Action == "sts:GetCallerIdentity" {
+		return true
+	}
+	values := map[string]string{
+		"aws:userid": caller.UserID, "aws:principalarn": caller.ARN, "aws:principaltype": "AssumedRole",
+		"aws:principalaccount": wire.Account, "aws:requestedregion": region, "aws:securetransport": "false",
+	}
+	if caller.InstanceID != "" {
+		values["ec2:sourceinstancearn"] = "arn:aws:ec2:" + region + ":" + wire.Account + ":instance/" + caller.InstanceID
+	}
+	maps.Copy(values, need.Context)
+	need.Context = values
+	decision := policy.Silent
+	for _, d := range c.policies[caller.Role] {
+		switch d.Evaluate(need) {
+		case policy.Denied:
+			return false
+		case policy.Allowed:
+			decision = policy.Allowed
+		}
+	}
+	return decision == policy.Allowed
+}
+
+func (c *Cloud) allowedAll(q *request) bool {
+	return !slices.ContainsFunc(q.needs, func(n policy.Request) bool { return !c.decide(q.caller, q.region, n) })
+}
+
+// denial is the message of a refusal, in IAM's words.
+func (c *Cloud) denial(q *request) string {
+	i := slices.IndexFunc(q.needs, func(n policy.Request) bool { return !c.decide(q.caller, q.region, n) })
+	if i < 0 {
+		return ""
+	}
+	n := q.needs[i]
+	return fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s because no identity-based policy allows the %s action", q.caller.ARN, n.Action, n.Resource, n.Action)
+}
+
+func needsS3(q *request) []policy.Request { return s3.OperationOf(q.r).Needs(q.r) }
+
+func needsSTS(q *request) []policy.Request {
+	resource := "*"
+	if arn := q.form.Get("RoleArn"); arn != "" {
+		resource = arn
+	}
+	return []policy.Request{{Action: "sts:" + q.action, Resource: resource}}
+}
+
+// The batch actions are covered by the single ones' permissions:
+// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-api-permissions-reference.html
+func needsSQS(q *request) []policy.Request {
+	var in struct{ QueueUrl, QueueName string }
+	_ = json.Unmarshal(q.body, &in) // the service refuses what is not JSON
+	name := in.QueueName
+	if name == "" {
+		name = in.QueueUrl[strings.LastIndexByte(in.QueueUrl, '/')+1:]
+	}
+	resource := "*"
+	if name != "" {
+		resource = "arn:aws:sqs:" + q.region + ":" + wire.Account + ":" + name
+	}
+	return []policy.Request{{Action: "sqs:" + strings.TrimSuffix(q.action, "Batch"), Resource: resource}}
+}
+
+func needsSSM(q *request) []policy.Request {
+	var in struct {
+		Name, Path string
+		Names      []string
+	}
+	_ = json.Unmarshal(q.body, &in) // the service refuses what is not JSON
+	names := in.Names
+	if in.Name != "" {
+		names = append(names, in.Name)
+	}
+	if in.Path != "" {
+		names = append(names, in.Path)
+	}
+	var out []policy.Request
+	for _, name := range names {
+		name, _, _ = strings.Cut(name, ":")
+		account := wire.Account
+		if strings.HasPrefix(name, "/aws/") {
+			account = "" // public parameters
+		}
+		out = append(out, policy.Request{
+			Action:   "ssm:" + q.action,
+			Resource: "arn:aws:ssm:" + q.region + ":" + account + ":parameter/" + strings.TrimPrefix(name, "/"),
+		})
+	}
+	if len(out) == 0 {
+		out = append(out, policy.Request{Action: "ssm:" + q.action, Resource: "*"})
+	}
+	return out
+}

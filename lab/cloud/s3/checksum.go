@@ -1,0 +1,107 @@
+package s3
+
+import (
+	"crypto/md5"
+	"crypto/sha1"
+	"crypto/sha256"
+	"encoding/base64"
+	"hash"
+	"hash/crc32"
+	"hash/crc64"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// algorithms are S3's checksums by their name in x-amz-checksum-NAME.
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
+var algorithms = []string{"crc32", "crc32c", "crc64nvme", "sha1", "sha256"}
+
+func newHash(name string) hash.Hash {
+	switch name {
+	case "crc32":
+		return crc32.NewIEEE()
+	case "crc32c":
+		return crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	case "crc64nvme":
+		return crc64.New(crc64.MakeTable(0x9a6c9329ac4bc9b5)) // the NVMe polynomial, reflected
+	case "sha1":
+		return sha1.New()
+	case "sha256":
+		return sha256.New()
+	}
+	return nil
+}
+
+func checksum(name string, body []byte) string {
+	h := newHash(name)
+	h.Write(body)
+	return base64.StdEncoding.EncodeToString(h.Sum(nil))
+}
+
+// verifyBody checks Content-MD5 and every x-amz-checksum-* the client sent, in
+// headers or in the trailer, and returns the checksums to store. Without one,
+// S3 stores a CRC64NVME.
+func verifyBody(h, trailer http.Header, body []byte) (map[string]string, error) {
+	if want, ok := h["Content-Md5"]; ok {
+		raw, err := base64.StdEncoding.DecodeString(want[0])
+		if err != nil || len(raw) != md5.Size {
+			return nil, errInvalidDigest
+		}
+		if sum := md5.Sum(body); string(raw) != string(sum[:]) {
+			return nil, errBadDigest
+		}
+	}
+	sums := map[string]string{}
+	given := given(h)
+	for name, value := range trailer {
+		if alg, ok := strings.CutPrefix(strings.ToLower(name), "x-amz-checksum-"); ok {
+			given[alg] = value[0]
+		}
+	}
+	if len(given) > 1 {
+		return nil, errInvalidRequest.because("Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
+	}
+	for _, name := range strings.Split(h.Get("x-amz-trailer"), ",") {
+		if alg, ok := strings.CutPrefix(strings.ToLower(strings.TrimSpace(name)), "x-amz-checksum-"); ok && given[alg] == "" {
+			return nil, errInvalidRequest.because("The trailer that x-amz-trailer announces is missing")
+		}
+	}
+	for alg, want := range given {
+		if !slices.Contains(algorithms, alg) {
+			return nil, errInvalidRequest.because("The algorithm type you specified in x-amz-checksum- header is invalid.")
+		}
+		if raw, err := base64.StdEncoding.DecodeString(want); err != nil || len(raw) != newHash(alg).Size() {
+			return nil, errInvalidRequest.because("Value for x-amz-checksum-" + alg + " header is invalid.")
+		}
+		if got := checksum(alg, body); got != want {
+			return nil, errBadDigest.because("The " + strings.ToUpper(alg) + " you specified did not match the calculated checksum.")
+		}
+		sums[alg] = want
+	}
+	if len(sums) == 0 {
+		sums["crc64nvme"] = checksum("crc64nvme", body)
+	}
+	return sums, nil
+}
+
+// given returns the checksums among the headers.
+func given(h http.Header) map[string]string {
+	out := map[string]string{}
+	for name, values := range h {
+		alg, ok := strings.CutPrefix(strings.ToLower(name), "x-amz-checksum-")
+		if ok && !slices.Contains([]string{"mode", "algorithm", "type"}, alg) {
+			out[alg] = values[0]
+		}
+	}
+	return out
+}
+
+func setSums(h http.Header, v *version) {
+	for alg, sum := range v.sums {
+		h.Set("x-amz-checksum-"+alg, sum)
+	}
+	if len(v.sums) > 0 {
+		h.Set("x-amz-checksum-type", v.sumType)
+	}
+}
