@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lecafe/lecafe/lab/cloud/ec2"
 	"github.com/lecafe/lecafe/lab/cloud/policy"
 	"github.com/lecafe/lecafe/lab/cloud/s3"
 	"github.com/lecafe/lecafe/lab/cloud/sigv4"
@@ -30,11 +31,18 @@ type Options struct {
 	Clock  wire.Clock
 	Region string       // of set-up made without a request; default us-east-1
 	Log    *slog.Logger // refused requests at debug; default none
+
+	// What runs EC2's instances, see package ec2; all may be empty.
+	Machines ec2.Machines
+	IMDS     func(instanceID string, info func() ec2.InstanceInfo) http.Handler
+	Ports    []int // loopback ports that instances reach: this cloud's own
+	Times    ec2.Times
 }
 
 // Cloud is the local AWS: an http.Handler of every service.
 type Cloud struct {
 	Vault *wire.Vault
+	EC2   *ec2.Server
 	S3    *s3.Server
 	SQS   *sqs.Server
 	SSM   *ssm.Server
@@ -78,7 +86,11 @@ func New(o Options) *Cloud {
 	c.SQS = sqs.New(sqs.Options{Clock: o.Clock, Region: o.Region})
 	c.SSM = ssm.New(ssm.Options{Clock: o.Clock})
 	c.STS = sts.New(sts.Options{Vault: c.Vault})
+	c.EC2 = ec2.New(ec2.Options{
+		Clock: o.Clock, Vault: c.Vault, Machines: o.Machines, Region: o.Region, Ports: o.Ports, Times: o.Times, IMDS: o.IMDS, Log: o.Log,
+	})
 	c.services = map[string]service{
+		"ec2": {c.EC2, ec2Query, needsEC2},
 		"s3":  {c.S3, restXML, needsS3},
 		"sqs": {c.SQS, queryJSON, needsSQS},
 		"ssm": {c.SSM, awsJSON, needsSSM},
@@ -86,6 +98,10 @@ func New(o Options) *Cloud {
 	}
 	return c
 }
+
+// Close ends what the services still do in the background: EC2's work on its
+// machines. A listening Endpoint is closed on its own, before.
+func (c *Cloud) Close() { c.EC2.Close() }
 
 // request is one request on its way through the router.
 type request struct {

@@ -95,4 +95,3 @@ func TestEveryServiceAnswersBehindOneURL(t *testing.T) {
 		t.Errorf("calls\n%s\nwant\n%s", strings.Join(seen, " "), want)
 	}
 }
-

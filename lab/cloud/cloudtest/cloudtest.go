@@ -29,7 +29,7 @@ func New(t testing.TB, o cloud.Options) *Cloud {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(e.Close)
+	t.Cleanup(func() { e.Close(); c.Close() })
 	region := o.Region
 	if region == "" {
 		region = "us-east-1"
