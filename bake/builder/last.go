@@ -1,0 +1,131 @@
+package builder
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/bake/cleanup"
+	"github.com/lecafe/lecafe/bake/manifest"
+	"github.com/lecafe/lecafe/internal/atomicfile"
+)
+
+//go:embed last.sh
+var lastScript []byte
+
+// lateRules are proved by the last hook alone: the running system writes to
+// their paths all the time.
+func (b *Builder) lateRules() []string {
+	return append(slices.Clone(b.plan.Clean.Keep), cleanup.Volatile...)
+}
+
+func (b *Builder) cleanAndInspect(ctx context.Context, res *manifest.Result) error {
+	b.tell.phase("clean", "cleaning")
+	// The hook first: once it is there, no way of stopping leaves the builder
+	// in the image.
+	hook := filepath.Join(b.Root, manifest.LastHook)
+	if err := os.MkdirAll(filepath.Dir(hook), 0o755); err != nil {
+		return err
+	}
+	if err := atomicfile.WriteFile(hook, lastScript, 0o755); err != nil {
+		return err
+	}
+	if err := atomicfile.WriteFile(filepath.Join(b.Dir, "keep"), []byte(join(b.plan.Clean.Keep)), 0o600); err != nil {
+		return err
+	}
+	if b.Root == "/" {
+		quiet(ctx, b.Log)
+	}
+	if err := cleanup.Clean(ctx, cleanup.Options{Root: b.Root, Keep: b.plan.Clean.Keep, Log: b.Log}); err != nil {
+		return err
+	}
+	b.tell.phase("inspect", "inspecting")
+	findings, err := cleanup.Inspect(ctx, cleanup.Options{Root: b.Root, Keep: b.lateRules(), SetuidBaseline: b.state.Setuid, Scanner: b.Scanner, Log: b.Log})
+	if err != nil {
+		return err
+	}
+	own := filepath.Join("/", manifest.Dir)
+	findings = slices.DeleteFunc(findings, func(f cleanup.Finding) bool {
+		rel, err := filepath.Rel(own, f.Path)
+		return err == nil && filepath.IsLocal(rel) // the last hook removes it
+	})
+	for _, f := range findings {
+		res.Report.Causes = append(res.Report.Causes, report.Cause{
+			Stage: report.StageSystem, Code: report.CodeBuildFindings, Severity: report.SeverityFailure, File: f.Path, Line: f.Line,
+			Message: f.String(), Fix: "remove it in a provision step, or exempt the rule with clean.keep: [" + f.Rule + "]",
+		})
+	}
+	if len(findings) > 0 {
+		return fmt.Errorf("%d findings", len(findings))
+	}
+	if b.plan.Clean.ZeroFreeSpace {
+		b.tell.phase("clean", "overwriting freed blocks")
+		if err := zeroFree(ctx, b.Root); err != nil {
+			return err
+		}
+	}
+	res.Used = used(b.Root)
+	return nil
+}
+
+func join(words []string) string {
+	out := ""
+	for _, w := range words {
+		out += w + "\n"
+	}
+	return out
+}
+
+// used returns the bytes in use on root's file system.
+func used(root string) int64 {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(root, &s); err != nil {
+		return 0
+	}
+	return int64(s.Blocks-s.Bfree) * s.Bsize
+}
+
+// zeroFree fills the file system with a file of zeros and removes it.
+// Reserved blocks are filled too: the builder runs as root.
+func zeroFree(ctx context.Context, root string) (err error) {
+	path := filepath.Join(root, ".lecafe-zero")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("zero free space: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.Remove(path)) }()
+	block := make([]byte, 4<<20)
+	for {
+		if _, err := f.Write(block); err != nil {
+			if !errors.Is(err, syscall.ENOSPC) {
+				return errors.Join(fmt.Errorf("zero free space: %w", err), f.Close())
+			}
+			return errors.Join(f.Sync(), f.Close())
+		}
+		if ctx.Err() != nil {
+			return errors.Join(fmt.Errorf("zero free space: %w", context.Cause(ctx)), f.Close())
+		}
+	}
+}
+
+// Last is what the last hook calls when nothing runs any more and the root
+// file system is writable: it cleans what shutdown wrote.
+func Last(ctx context.Context, root, dir string, log *slog.Logger) error {
+	var keep []string
+	if f, err := os.Open(filepath.Join(dir, "keep")); err == nil {
+		data, readErr := io.ReadAll(io.LimitReader(f, 1<<20))
+		if err := errors.Join(readErr, f.Close()); err != nil {
+			return err
+		}
+		keep = lines(string(data))
+	}
+	return cleanup.Clean(ctx, cleanup.Options{Root: root, Keep: keep, Log: log})
+}
