@@ -1,0 +1,95 @@
+package bootstrap
+
+import (
+	"context"
+	"time"
+
+	"github.com/lecafe/lecafe/internal/strictyaml"
+)
+
+// CloudUnits are the units of cloud-init's under all its naming schemes.
+var CloudUnits = []string{
+	"cloud-init-main.service", "cloud-init-local.service", "cloud-init.service", "cloud-init-network.service",
+	"cloud-config.service", "cloud-final.service",
+}
+
+// Facts are what the other parts of the agent know at a moment.
+type Facts struct {
+	Options  Options
+	Payload  Payload
+	Settings strictyaml.Problems
+	Troubles []Trouble
+	Checks   []Check
+	Previous *Memory
+}
+
+// Observer follows one boot.
+type Observer struct {
+	Root  string // "/" on an instance
+	Facts func() Facts
+	// Units returns the units to look at; nil where there is no systemd.
+	Units func(ctx context.Context) ([]Unit, error)
+	// Changed wakes the observer; files are watched besides.
+	Changed <-chan struct{}
+	// Progress is told of every judgement on the way, the last one included.
+	Progress func(Judgement, Evidence)
+}
+
+const (
+	// settle gathers what happens at once into one look: cloud-init replaces
+	// files several times a second.
+	settle = 30 * time.Millisecond
+	// heartbeat bounds how late a change is noticed that nothing woke us for
+	// (a child of a unit, the disk). It is slow on purpose.
+	heartbeat = 20 * time.Second
+)
+
+// Run follows the boot until it can be judged or ctx ends.
+func (o *Observer) Run(ctx context.Context) (Judgement, Evidence, error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	files, err := Watch(ctx, o.Root)
+	if err != nil {
+		return Judgement{}, Evidence{}, err
+	}
+	for {
+		f := o.Facts()
+		var units []Unit
+		if o.Units != nil {
+			// Without them the other evidence has to do; the next look asks again.
+			units, _ = o.Units(ctx)
+		}
+		clock := Now()
+		ev := Collect(o.Root, clock, units)
+		ev.Payload, ev.Settings, ev.Troubles, ev.Checks, ev.Previous = f.Payload, f.Settings, f.Troubles, f.Checks, f.Previous
+		ev.Disks = disks(o.Root)
+		j := Judge(ev, f.Options)
+		if o.Progress != nil {
+			o.Progress(j, ev)
+		}
+		if j.Done {
+			return j, ev, nil
+		}
+		wait := heartbeat
+		if left := f.Options.Deadline - clock.Uptime; f.Options.Deadline > 0 && left < wait {
+			wait = max(left, 0) + time.Millisecond
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return j, ev, ctx.Err()
+		case <-timer.C:
+			continue
+		case <-files:
+		case <-o.Changed:
+		}
+		timer.Stop()
+		select {
+		case <-ctx.Done():
+			return j, ev, ctx.Err()
+		case <-time.After(settle):
+		}
+	}
+}
+

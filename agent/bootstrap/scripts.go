@@ -1,0 +1,234 @@
+package bootstrap
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lecafe/lecafe/agent/report"
+)
+
+// scripts reports the script parts that failed, then the failures within parts
+// that went on.
+func (j *judge) scripts() {
+	var failed []string
+	for i, s := range j.ev.CloudInit.Stages {
+		for _, e := range s.Errors {
+			for _, name := range failedParts(e) {
+				if slices.Contains(failed, name) {
+					continue
+				}
+				failed = append(failed, name)
+				j.script(stageModes[i].stage, name)
+			}
+		}
+	}
+	// What the log has and status.json has not: a stage that is still running,
+	// or whose process was killed.
+	for _, f := range j.ev.CloudInit.Failures {
+		if name := path.Base(f.Path); strings.Contains(f.Path, "/scripts/") && !slices.Contains(failed, name) {
+			failed = append(failed, name)
+			j.script(report.StageCloudFinal, name)
+		}
+	}
+	j.unhandled(failed)
+}
+
+// script reports one part that ended badly.
+func (j *judge) script(stage report.StageName, name string) {
+	c := report.Cause{Stage: stage, Code: report.CodeScriptExit, File: name, Output: j.ev.LogTail, Fix: "Make the command work, or handle its failure in the script."}
+	var reason string
+	for _, f := range j.ev.CloudInit.Failures {
+		if path.Base(f.Path) == name {
+			c.ExitCode, reason = f.Exit, f.Reason
+		}
+	}
+	if t := j.last(name); t != nil && (c.ExitCode == nil || *c.ExitCode == t.Exit || t.Kind == "exit") {
+		c.Line, c.Command = t.Line, t.Command
+		if c.ExitCode == nil {
+			c.ExitCode = &t.Exit
+		}
+	}
+	switch {
+	case reason != "" && c.ExitCode == nil:
+		j.notStarted(&c, reason)
+	case c.ExitCode != nil && *c.ExitCode < 0:
+		c.Code, c.Signal = report.CodeScriptSignal, signalName(-*c.ExitCode)
+		c.ExitCode = nil
+		c.Message = fmt.Sprintf("The script %s was killed by %s.", name, c.Signal)
+		c.Fix = "SIGKILL mostly means that memory ran out: dmesg on the instance says so."
+	case j.syntax(&c):
+	case name == "runcmd":
+		c.Code = report.CodeRuncmdFailed
+		c.Message = "A command of runcmd failed" + where(c) + "."
+		c.Fix = "Make the command work, or handle its failure in the item."
+	default:
+		c.Message = fmt.Sprintf("The script %s failed%s.", name, where(c))
+	}
+	j.add(c)
+}
+
+// where says exit code, line and command as far as they are known.
+func where(c report.Cause) string {
+	var b strings.Builder
+	if c.ExitCode != nil {
+		fmt.Fprintf(&b, " with exit code %d", *c.ExitCode)
+	}
+	if c.Line > 0 {
+		fmt.Fprintf(&b, " on line %d", c.Line)
+	}
+	if c.Command != "" {
+		fmt.Fprintf(&b, " (%s)", first(report.Redact(c.Command), 100))
+	}
+	return b.String()
+}
+
+// last returns the last failure the trap recorded for a part: with set -e, or
+// as its last command, it is what ended the script.
+func (j *judge) last(name string) *Trapped {
+	for i := range slices.Backward(j.ev.Trapped) {
+		if t := &j.ev.Trapped[i]; t.File == name && t.Exit != 0 && t.Kind != "background" {
+			return t
+		}
+	}
+	return nil
+}
+
+// notStarted is for a script the kernel would not execute.
+func (j *judge) notStarted(c *report.Cause, reason string) {
+	c.Code, c.Line = report.CodeScriptInterpreter, 1
+	c.Command = ""
+	switch {
+	case strings.Contains(reason, "[Errno 8]"):
+		c.Message = fmt.Sprintf("The script %s could not be started: its first line is no #!.", c.File)
+		c.Fix = "Start the script with #!/bin/bash, with nothing before it."
+	case strings.Contains(reason, "[Errno 2]"):
+		c.Message = fmt.Sprintf("The script %s could not be started: the interpreter in its first line is not installed.", c.File)
+		c.Fix = "Bake the interpreter into the image, or use one that is there."
+	default:
+		c.Message = sentence(fmt.Sprintf("the script %s could not be started: %s", c.File, first(reason, 150)))
+		c.Fix = "Look at the script's first line, and at noexec on the file system of /var/lib/cloud."
+	}
+}
+
+// bash: /var/lib/cloud/instance/scripts/part-001: line 5: syntax error: unexpected end of file
+// dash: /var/lib/cloud/instance/scripts/part-001: 5: Syntax error: end of file unexpected
+var syntaxLine = regexp.MustCompile(`/scripts/([^:/\s]+): (?:line )?(\d+): (?i:syntax error)(.*)`)
+
+// syntax finds the shell's own complaint in the script's output.
+func (j *judge) syntax(c *report.Cause) bool {
+	for _, l := range slices.Backward(j.ev.LogTail) {
+		m := syntaxLine.FindStringSubmatch(l)
+		if m == nil || m[1] != c.File {
+			continue
+		}
+		c.Code, c.Command = report.CodeScriptSyntax, ""
+		c.Line, _ = strconv.Atoi(m[2])
+		c.Message = fmt.Sprintf("The script %s does not parse: syntax error on line %d%s.", c.File, c.Line, strings.TrimRight(m[3], "."))
+		c.Fix = "Correct it there, or where the quote, the if or the loop begins; what stood before did run."
+		// Lint may know better where it begins.
+		for _, f := range j.ev.Payload.Findings {
+			if f.Code == report.CodeScriptSyntax && f.File == c.File && f.Message != "" {
+				c.Fix += " " + sentence(f.Message)
+			}
+		}
+		return true
+	}
+	return false
+}
+
+// unhandled reports commands that failed in scripts which went on.
+func (j *judge) unhandled(failed []string) {
+	seen := map[string]bool{}
+	for _, t := range j.ev.Trapped {
+		if t.Exit == 0 || t.Kind == "exit" && !slices.Contains(failed, t.File) && j.trapped(t.File, t.Line) {
+			continue
+		}
+		if slices.Contains(failed, t.File) {
+			if last := j.last(t.File); last != nil && *last == t || t.Kind == "exit" {
+				continue // told by script
+			}
+		}
+		// A loop fails once, as often as it runs.
+		key := fmt.Sprint(t.Kind, t.File, t.Line)
+		if seen[key] || len(seen) >= 20 {
+			continue
+		}
+		seen[key] = true
+		exit := t.Exit
+		c := report.Cause{
+			Stage: report.StageCloudFinal, Code: report.CodeCommandFailed, File: t.File, Line: t.Line, Command: t.Command, ExitCode: &exit,
+			Severity: "", Output: j.ev.LogTail, Fix: "Start the script with set -e, or handle the failure.",
+		}
+		switch {
+		case t.Kind == "background":
+			c.Code = report.CodeBackgroundFailed
+			c.Message = fmt.Sprintf("Work that %s left in the background failed%s; the script did not notice.", t.File, where(c))
+			c.Fix = "Wait for the background job and look at its exit code."
+		case t.File == "runcmd":
+			c.Code, c.Severity = report.CodeRuncmdFailed, report.SeverityDegraded
+			c.Message = fmt.Sprintf("A command of runcmd failed%s, and runcmd went on.", where(c))
+			c.Fix = "Handle the failure in the item: runcmd ends with the exit code of its last command only."
+		default:
+			c.Message = fmt.Sprintf("A command of %s failed%s, and the script went on.", t.File, where(c))
+		}
+		j.add(c)
+	}
+}
+
+// trapped says whether the trap has a failure of that place of another kind.
+func (j *judge) trapped(file string, line int) bool {
+	return slices.ContainsFunc(j.ev.Trapped, func(t Trapped) bool { return t.File == file && t.Line == line && t.Kind != "exit" })
+}
+
+// notRun finds scripts that should have run and did not, although the last
+// stage ended without an error.
+func (j *judge) notRun() {
+	c := &j.ev.CloudInit
+	if !c.Ended() || len(c.Stages[3].Errors) > 0 || strings.Contains(c.Datasource, "DataSourceNone") {
+		return
+	}
+	already := slices.ContainsFunc(c.Skipped, func(m string) bool { return slices.Contains(scriptModules, m) })
+	for _, name := range j.ev.Payload.Scripts {
+		ran := slices.ContainsFunc(slices.Collect(keys(c.Ran)), func(p string) bool {
+			return path.Base(p) == name && strings.Contains(p, "/scripts/")
+		})
+		trapped := slices.ContainsFunc(j.ev.Trapped, func(t Trapped) bool { return t.File == name })
+		// Without DEBUG lines the log does not tell what ran.
+		if ran || trapped || !c.Debug && !already {
+			continue
+		}
+		cause := report.Cause{
+			Stage: report.StageCloudFinal, Code: report.CodeUserDataNotRun, File: name,
+			Message: fmt.Sprintf("The script %s did not run, although cloud-init says it is done.", name),
+			Fix:     "cloud-init's log says which parts it took; look for its warnings.",
+		}
+		if already {
+			cause.Message = fmt.Sprintf("The script %s did not run: cloud-init took this boot for one it had already done.", name)
+			cause.Fix = "cloud-init runs scripts once per instance: clean /var/lib/cloud when the image is made."
+		}
+		j.add(cause)
+	}
+}
+
+func keys(m map[string]bool) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+func signalName(n int) string {
+	if s := unix.SignalName(unix.Signal(n)); s != "" {
+		return s
+	}
+	return fmt.Sprintf("SIG%d", n)
+}

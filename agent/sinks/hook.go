@@ -1,0 +1,83 @@
+package sinks
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
+
+	"github.com/lecafe/lecafe/agent/report"
+)
+
+type scaler interface {
+	CompleteLifecycleAction(context.Context, *autoscaling.CompleteLifecycleActionInput, ...func(*autoscaling.Options)) (*autoscaling.CompleteLifecycleActionOutput, error)
+	RecordLifecycleActionHeartbeat(context.Context, *autoscaling.RecordLifecycleActionHeartbeatInput, ...func(*autoscaling.Options)) (*autoscaling.RecordLifecycleActionHeartbeatOutput, error)
+}
+
+// hookPatience is how often a completion is tried that Auto Scaling knows no
+// action for. Too early is rare (the instance is in Pending:Wait before it
+// boots); too late is final: the hook's timeout has decided.
+const hookPatience = 6
+
+// Hook completes an Auto Scaling lifecycle action.
+type Hook struct {
+	Client     scaler
+	Hook       string
+	Group      func() string // known late: "" while it is not
+	InstanceID func() string
+
+	mu    sync.Mutex
+	tries int
+}
+
+// Name is NameHook.
+func (*Hook) Name() string { return NameHook }
+
+// Send completes the action: ABANDON for a failure, else CONTINUE.
+func (h *Hook) Send(ctx context.Context, r *report.Report) error {
+	result := "CONTINUE"
+	if r.Verdict == report.Failure {
+		result = "ABANDON"
+	}
+	group := h.Group()
+	if group == "" {
+		return fmt.Errorf("complete lifecycle hook %s: the Auto Scaling group is not known; set report.lifecycle_hook.group, or turn instance tags in metadata on", h.Hook)
+	}
+	id := r.Instance.ID
+	_, err := h.Client.CompleteLifecycleAction(ctx, &autoscaling.CompleteLifecycleActionInput{
+		AutoScalingGroupName: &group, LifecycleHookName: &h.Hook, InstanceId: &id, LifecycleActionResult: &result,
+	})
+	if err == nil {
+		return nil
+	}
+	// ValidationError stands for a wrong group or hook name and for "No active
+	// Lifecycle Action found" alike.
+	if code(err) == "ValidationError" {
+		h.mu.Lock()
+		h.tries++
+		over := h.tries >= hookPatience
+		h.mu.Unlock()
+		if over {
+			return fmt.Errorf("complete lifecycle hook %s of group %s: %w: %w; its time was over, or report.lifecycle_hook names another", h.Hook, group, ErrRefused, err)
+		}
+	}
+	return describe(fmt.Sprintf("lifecycle hook %s of group %s", h.Hook, group), err, "allow the role autoscaling:CompleteLifecycleAction on the group")
+}
+
+// Heartbeat restarts the action's timeout. The caller does so only when a
+// stage has advanced, so that a hang lets the timeout run out.
+func (h *Hook) Heartbeat(ctx context.Context) error {
+	group, id := h.Group(), h.InstanceID()
+	if group == "" || id == "" {
+		return nil
+	}
+	_, err := h.Client.RecordLifecycleActionHeartbeat(ctx, &autoscaling.RecordLifecycleActionHeartbeatInput{
+		AutoScalingGroupName: &group, LifecycleHookName: &h.Hook, InstanceId: aws.String(id),
+	})
+	if err != nil {
+		return fmt.Errorf("heartbeat of lifecycle hook %s: %w", h.Hook, err)
+	}
+	return nil
+}

@@ -1,0 +1,252 @@
+package sinks
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/internal/atomicfile"
+)
+
+// maxEntries bounds the outbox: beyond it the oldest entries that were never
+// sent anywhere make room, start records first. A judged bootstrap stays.
+const maxEntries = 200
+
+// entry is one file of the outbox: a report and who still has to get it. Each
+// change is a new file in place of the old, fsynced: a crash leaves the state
+// before it, and the report is sent once more.
+type entry struct {
+	Report  json.RawMessage   `json:"report"`
+	Waiting []string          `json:"waiting"`           // sinks
+	Done    []string          `json:"done"`              //
+	Refused map[string]string `json:"refused,omitempty"` // sink → reason
+	Added   time.Time         `json:"added"`
+
+	errors map[string]string // last error by sink, for status
+	kind   report.Kind
+}
+
+// Outbox is the reports that have not arrived everywhere, in a directory.
+type Outbox struct {
+	dir     string
+	mu      sync.Mutex
+	entries map[string]*entry
+	changed chan struct{}
+}
+
+// OpenOutbox reads what is left in dir, making it if needed. Files that cannot
+// be read are put aside with the ending .bad.
+func OpenOutbox(dir string) (*Outbox, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open outbox: %w", err)
+	}
+	o := &Outbox{dir: dir, entries: map[string]*entry{}, changed: make(chan struct{})}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return nil, fmt.Errorf("open outbox: %w", err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return nil, fmt.Errorf("open outbox: %w", err)
+		}
+		var e entry
+		r, rerr := (*report.Report)(nil), json.Unmarshal(b, &e)
+		if rerr == nil {
+			r, rerr = report.Decode(e.Report)
+		}
+		if rerr != nil {
+			if err := os.Rename(f, f+".bad"); err != nil {
+				return nil, fmt.Errorf("put aside outbox entry: %w", err)
+			}
+			continue
+		}
+		e.errors, e.kind = map[string]string{}, r.Kind
+		o.entries[strings.TrimSuffix(filepath.Base(f), ".json")] = &e
+	}
+	return o, nil
+}
+
+// Add keeps r durably for every sink named. It returns once the disk has it.
+// A report that is there already is not added again.
+func (o *Outbox) Add(r *report.Report, sinks []string) error {
+	doc, err := report.Encode(r)
+	if err != nil {
+		return fmt.Errorf("add to outbox: %w", err)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, ok := o.entries[r.ID]; ok || len(sinks) == 0 {
+		return nil
+	}
+	o.room()
+	e := &entry{Report: doc, Waiting: slices.Clone(sinks), Added: time.Now().UTC(), errors: map[string]string{}, kind: r.Kind}
+	// Even where the disk is full the report is sent from memory.
+	o.entries[r.ID] = e
+	o.wake()
+	return o.save(r.ID, e)
+}
+
+// room makes space for one more.
+func (o *Outbox) room() {
+	if len(o.entries) < maxEntries {
+		return
+	}
+	victim := ""
+	for id, e := range o.entries {
+		if e.kind == report.KindBootstrap {
+			continue
+		}
+		if victim == "" || e.Added.Before(o.entries[victim].Added) {
+			victim = id
+		}
+	}
+	if victim != "" {
+		delete(o.entries, victim)
+		_ = os.Remove(o.path(victim)) // a file that stays is sent after a restart
+	}
+}
+
+func (o *Outbox) path(id string) string { return filepath.Join(o.dir, id+".json") }
+
+func (o *Outbox) save(id string, e *entry) error {
+	b, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("write outbox: %w", err)
+	}
+	return atomicfile.WriteFile(o.path(id), b, 0o600)
+}
+
+func (o *Outbox) wake() {
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+// Wake lets every sink try again now: credentials have come, say.
+func (o *Outbox) Wake() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.wake()
+}
+
+// Changed is closed when an entry is added or Wake called.
+func (o *Outbox) Changed() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.changed
+}
+
+// Waiting returns the IDs of reports that wait for sink, the oldest first.
+func (o *Outbox) Waiting(sink string) []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var ids []string
+	for id, e := range o.entries {
+		if slices.Contains(e.Waiting, sink) {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b string) int { return o.entries[a].Added.Compare(o.entries[b].Added) })
+	return ids
+}
+
+// Report returns a report, completed by fill where it was not whole yet; what
+// fill changed is kept.
+func (o *Outbox) Report(id string, fill func(*report.Report) bool) (*report.Report, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	e, ok := o.entries[id]
+	if !ok {
+		return nil, fmt.Errorf("report %s is not in the outbox", id)
+	}
+	r, err := report.Decode(e.Report)
+	if err != nil {
+		return nil, err
+	}
+	if fill == nil || !fill(r) {
+		return r, nil
+	}
+	doc, err := report.Encode(r)
+	if err != nil {
+		return nil, err
+	}
+	e.Report = doc
+	return r, o.save(id, e)
+}
+
+// Done remembers that sink has the report. The entry goes once all have it.
+func (o *Outbox) Done(id, sink string) error {
+	return o.settle(id, sink, func(e *entry) { e.Done = append(e.Done, sink) })
+}
+
+// Refused remembers that sink will not take the report. The file is kept.
+func (o *Outbox) Refused(id, sink string, why error) error {
+	return o.settle(id, sink, func(e *entry) {
+		if e.Refused == nil {
+			e.Refused = map[string]string{}
+		}
+		e.Refused[sink] = report.Redact(why.Error())
+	})
+}
+
+func (o *Outbox) settle(id, sink string, f func(*entry)) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	e, ok := o.entries[id]
+	if !ok {
+		return nil
+	}
+	f(e)
+	e.Waiting = slices.DeleteFunc(e.Waiting, func(s string) bool { return s == sink })
+	delete(e.errors, sink)
+	if len(e.Waiting) > 0 || len(e.Refused) > 0 {
+		return o.save(id, e)
+	}
+	delete(o.entries, id)
+	if err := os.Remove(o.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("clear outbox: %w", err)
+	}
+	return atomicfile.SyncDir(o.dir)
+}
+
+// Note remembers an attempt's error for Pending.
+func (o *Outbox) Note(id, sink string, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if e, ok := o.entries[id]; ok {
+		e.errors[sink] = report.Redact(err.Error())
+	}
+}
+
+// Pending is a report and a sink that has not got it.
+type Pending struct {
+	Report  string `json:"report"`
+	Sink    string `json:"sink"`
+	Refused bool   `json:"refused,omitempty"`
+	Error   string `json:"error,omitempty"` // of the last attempt
+}
+
+// Pending returns what has not arrived.
+func (o *Outbox) Pending() []Pending {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []Pending
+	for id, e := range o.entries {
+		for _, s := range e.Waiting {
+			out = append(out, Pending{Report: id, Sink: s, Error: e.errors[s]})
+		}
+		for s, why := range e.Refused {
+			out = append(out, Pending{Report: id, Sink: s, Refused: true, Error: why})
+		}
+	}
+	slices.SortFunc(out, func(a, b Pending) int { return strings.Compare(a.Report+a.Sink, b.Report+b.Sink) })
+	return out
+}
