@@ -362,6 +362,7 @@ func (s *Server) terminate(i *instance) {
 	})
 }
 
+// anyInstance finds an instance in whatever region, hidden ones too.
 func (s *Server) anyInstance(id string) *instance {
 	for _, r := range s.regions {
 		if i, ok := r.instances.byID[id]; ok {

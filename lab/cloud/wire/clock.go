@@ -4,8 +4,7 @@
 package wire
 
 import (
-	"cmp"
-	"slices"
+	"container/heap"
 	"sync"
 	"time"
 )
@@ -34,13 +33,35 @@ func (s scaled) AfterFunc(d time.Duration, f func()) func() bool {
 type Manual struct {
 	mu     sync.Mutex
 	now    time.Time
-	timers []*timer
+	seq    uint64
+	timers timers
 }
 
 type timer struct {
 	at   time.Time
+	seq  uint64 // timers of one instant run in the order they were made
 	f    func()
 	done bool
+}
+
+// timers is a heap: a fleet has one or more for every instance.
+type timers []*timer
+
+func (t timers) Len() int { return len(t) }
+func (t timers) Less(i, j int) bool {
+	if c := t[i].at.Compare(t[j].at); c != 0 {
+		return c < 0
+	}
+	return t[i].seq < t[j].seq
+}
+func (t timers) Swap(i, j int) { t[i], t[j] = t[j], t[i] }
+func (t *timers) Push(x any)   { *t = append(*t, x.(*timer)) }
+func (t *timers) Pop() any {
+	old := *t
+	x := old[len(old)-1]
+	old[len(old)-1] = nil
+	*t = old[:len(old)-1]
+	return x
 }
 
 // NewManual returns a Manual that stands at start.
@@ -57,8 +78,9 @@ func (m *Manual) Now() time.Time {
 func (m *Manual) AfterFunc(d time.Duration, f func()) func() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := &timer{at: m.now.Add(d), f: f}
-	m.timers = append(m.timers, t)
+	m.seq++
+	t := &timer{at: m.now.Add(d), seq: m.seq, f: f}
+	heap.Push(&m.timers, t)
 	return func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -73,13 +95,11 @@ func (m *Manual) AfterFunc(d time.Duration, f func()) func() bool {
 func (m *Manual) Advance(d time.Duration) {
 	m.mu.Lock()
 	end := m.now.Add(d)
-	for {
-		m.timers = slices.DeleteFunc(m.timers, func(t *timer) bool { return t.done })
-		slices.SortStableFunc(m.timers, func(a, b *timer) int { return cmp.Compare(a.at.UnixNano(), b.at.UnixNano()) })
-		if len(m.timers) == 0 || m.timers[0].at.After(end) {
-			break
+	for len(m.timers) > 0 && !m.timers[0].at.After(end) {
+		t := heap.Pop(&m.timers).(*timer)
+		if t.done {
+			continue
 		}
-		t := m.timers[0]
 		t.done = true
 		if t.at.After(m.now) {
 			m.now = t.at
@@ -88,6 +108,8 @@ func (m *Manual) Advance(d time.Duration) {
 		t.f()
 		m.mu.Lock()
 	}
-	m.now = end
+	if end.After(m.now) {
+		m.now = end
+	}
 	m.mu.Unlock()
 }
