@@ -65,6 +65,9 @@ func (c *Chunks) Read(p []byte) (int, error) {
 
 func (c *Chunks) next() error {
 	line, err := c.line()
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: no last chunk: %w", ErrChunk, io.ErrUnexpectedEOF)
+	}
 	if err != nil {
 		return err
 	}
