@@ -53,6 +53,14 @@ func (s *Spool) Read(ctx context.Context, limit int, bytes int) ([]Record, error
 	}
 }
 
+// Rewind makes the next Read start again at the oldest record that is not
+// acknowledged. It belongs to the consumer, as Read does.
+func (s *Spool) Rewind() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reader.close()
+}
+
 // Readable returns a channel that is closed when records have been committed
 // after the call.
 func (s *Spool) Readable() <-chan struct{} {

@@ -1,0 +1,11 @@
+package main
+
+import "github.com/urfave/cli/v2"
+
+// commands lists lecafe-agent's subcommands, one file each.
+func commands() []*cli.Command {
+	return []*cli.Command{
+		ordersCommand(),
+		sendCommand(),
+	}
+}
