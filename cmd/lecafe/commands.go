@@ -9,5 +9,6 @@ func commands() []*cli.Command {
 		policyCommand(),
 		userdataCommand(),
 		launchTemplateCommand(),
+		watchCommand(),
 	}
 }

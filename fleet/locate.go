@@ -1,0 +1,68 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+
+	"github.com/lecafe/lecafe/agent/settings"
+)
+
+// Where is where the agents of a fleet send their reports.
+type Where struct {
+	Reports string // s3://bucket/prefix
+	Region  string // of the bucket, empty for the fleet's own
+	Queue   string // name or URL, empty for none
+}
+
+// Locate finds where the reports go: the agent's settings in the user data of
+// the launch templates that the selection uses. ok is false where none names a
+// bucket; what is baked into an image cannot be seen.
+func (r *Region) Locate(ctx context.Context, sel Selection) (w Where, ok bool, err error) {
+	inv, err := r.Instances(ctx, sel)
+	if err != nil {
+		return Where{}, false, err
+	}
+	type version struct{ id, number string }
+	var versions []version
+	seen := map[version]bool{}
+	add := func(id, number string) {
+		v := version{id, cmp.Or(number, "$Default")}
+		if id != "" && !seen[v] && len(versions) < 10 {
+			seen[v] = true
+			versions = append(versions, v)
+		}
+	}
+	for _, g := range inv.Groups {
+		add(g.TemplateID, g.TemplateVersion)
+	}
+	for _, i := range inv.Instances {
+		add(i.TemplateID, i.TemplateVersion)
+	}
+	for _, v := range versions {
+		out, err := r.EC2.DescribeLaunchTemplateVersions(ctx, &ec2.DescribeLaunchTemplateVersionsInput{LaunchTemplateId: aws.String(v.id), Versions: []string{v.number}})
+		if err != nil || len(out.LaunchTemplateVersions) == 0 || out.LaunchTemplateVersions[0].LaunchTemplateData == nil {
+			continue // another version may tell
+		}
+		payload, err := base64.StdEncoding.DecodeString(aws.ToString(out.LaunchTemplateVersions[0].LaunchTemplateData.UserData))
+		if err != nil {
+			continue
+		}
+		src, found, err := settings.SourceFromUserData(payload)
+		if err != nil || !found {
+			continue
+		}
+		s, err := settings.Decode(src)
+		if err != nil || s.Report.S3.Bucket == "" {
+			continue
+		}
+		return Where{
+			Reports: "s3://" + s.Report.S3.Bucket + "/" + cmp.Or(s.Report.S3.Prefix, settings.DefaultReportPrefix),
+			Region:  s.Report.S3.Region, Queue: s.Report.SQS.Queue,
+		}, true, nil
+	}
+	return Where{}, false, nil
+}

@@ -1,0 +1,55 @@
+package fleet
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/smithy-go/middleware"
+)
+
+// Meter counts calls as AWS sees them, repeats included.
+type Meter struct{ calls, throttled atomic.Int64 }
+
+// Calls is the number of calls so far.
+func (m *Meter) Calls() int64 { return m.calls.Load() }
+
+// Throttled is the number of calls AWS refused for their rate so far.
+func (m *Meter) Throttled() int64 { return m.throttled.Load() }
+
+// Config returns cfg with the meter in it, and with retries that outlast
+// throttling: a watcher that gives up is of no use to anybody.
+func (m *Meter) Config(cfg aws.Config) aws.Config {
+	cfg = cfg.Copy()
+	cfg.Retryer = func() aws.Retryer {
+		return &patient{m, retry.NewStandard(func(o *retry.StandardOptions) {
+			o.MaxAttempts = 12
+			o.MaxBackoff = 20 * time.Second
+			o.RateLimiter = ratelimit.None
+		})}
+	}
+	cfg.APIOptions = append(cfg.APIOptions, func(s *middleware.Stack) error {
+		return s.Deserialize.Add(middleware.DeserializeMiddlewareFunc("lecafe.Meter", func(ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler) (middleware.DeserializeOutput, middleware.Metadata, error) {
+			m.calls.Add(1)
+			return next.HandleDeserialize(ctx, in)
+		}), middleware.After)
+	})
+	return cfg
+}
+
+type patient struct {
+	meter *Meter
+	*retry.Standard
+}
+
+var throttles = retry.IsErrorThrottles(retry.DefaultThrottles)
+
+func (p *patient) RetryDelay(attempt int, err error) (time.Duration, error) {
+	if throttles.IsErrorThrottle(err).Bool() {
+		p.meter.throttled.Add(1)
+	}
+	return p.Standard.RetryDelay(attempt, err)
+}

@@ -1,0 +1,244 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/lecafe/lecafe/agent/report"
+)
+
+// MaxReport is the largest report that is read, in bytes.
+const MaxReport = 1 << 20
+
+type s3Reader interface {
+	ListObjectsV2(context.Context, *s3.ListObjectsV2Input, ...func(*s3.Options)) (*s3.ListObjectsV2Output, error)
+	GetObject(context.Context, *s3.GetObjectInput, ...func(*s3.Options)) (*s3.GetObjectOutput, error)
+}
+
+// Reports reads the reports of a bucket and prefix.
+type Reports struct {
+	Bucket, Prefix string
+	api            s3Reader
+}
+
+// NewReports returns the reports at uri, s3://bucket/prefix.
+func NewReports(api s3Reader, uri string) (*Reports, error) {
+	rest, ok := strings.CutPrefix(uri, "s3://")
+	bucket, prefix, _ := strings.Cut(rest, "/")
+	if !ok || bucket == "" {
+		return nil, fmt.Errorf("reports %q: want s3://bucket/prefix", uri)
+	}
+	return &Reports{Bucket: bucket, Prefix: strings.Trim(prefix, "/"), api: api}, nil
+}
+
+// URI is the address of an S3 key in the bucket.
+func (r *Reports) URI(name string) string { return "s3://" + r.Bucket + "/" + name }
+
+// List yields the reports of all senders, or of one (ROLEID:i-...), in pages
+// of up to 1,000 for each call. Keys that are no report's are yielded with an
+// empty Key.
+func (r *Reports) List(ctx context.Context, sender string) iter.Seq2[Object, error] {
+	return func(yield func(Object, error) bool) {
+		prefix := r.Prefix
+		if prefix != "" {
+			prefix += "/"
+		}
+		if sender != "" {
+			prefix += sender + "/"
+		}
+		in := &s3.ListObjectsV2Input{Bucket: &r.Bucket, Prefix: aws.String(prefix)}
+		for {
+			out, err := r.api.ListObjectsV2(ctx, in)
+			if err != nil {
+				yield(Object{}, fmt.Errorf("list reports in %s: %w", r.URI(r.Prefix), err))
+				return
+			}
+			for _, o := range out.Contents {
+				obj := Object{Name: aws.ToString(o.Key), ModifiedAt: aws.ToTime(o.LastModified), Size: aws.ToInt64(o.Size)}
+				if k, err := report.ParseKey(obj.Name); err == nil && k.Prefix == r.Prefix {
+					obj.Key = k
+				}
+				if !yield(obj, nil) {
+					return
+				}
+			}
+			if !aws.ToBool(out.IsTruncated) || out.NextContinuationToken == nil {
+				return
+			}
+			in.ContinuationToken = out.NextContinuationToken
+		}
+	}
+}
+
+// refusedError is a report that was read and is not believed.
+type refusedError struct {
+	reason Reason
+	detail string
+}
+
+func (e *refusedError) Error() string { return string(e.reason) + ": " + e.detail }
+
+// Get reads one report and checks that it is what its key says. A report that
+// is not believed is a *refusedError.
+func (r *Reports) Get(ctx context.Context, o Object) (*report.Report, error) {
+	if o.Size > MaxReport {
+		return nil, &refusedError{Oversized, fmt.Sprintf("%d bytes, at most %d are read", o.Size, MaxReport)}
+	}
+	out, err := r.api.GetObject(ctx, &s3.GetObjectInput{Bucket: &r.Bucket, Key: &o.Name})
+	if err != nil {
+		return nil, fmt.Errorf("get report %s: %w", r.URI(o.Name), err)
+	}
+	defer out.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(out.Body, MaxReport+1))
+	if err != nil {
+		return nil, fmt.Errorf("get report %s: %w", r.URI(o.Name), err)
+	}
+	return check(b, o.Key)
+}
+
+// check decodes a report and compares it with the key it was found at, whose
+// sender is to be trusted (IAM confines a sender to its own keys).
+func check(b []byte, k report.Key) (*report.Report, error) {
+	if len(b) > MaxReport {
+		return nil, &refusedError{Oversized, fmt.Sprintf("over %d bytes", MaxReport)}
+	}
+	rep, err := report.Decode(b)
+	if err != nil {
+		var head struct{ Schema string }
+		if json.Unmarshal(b, &head) == nil && strings.HasPrefix(head.Schema, "lecafe.report/") && head.Schema != report.Schema {
+			return nil, &refusedError{Schema, fmt.Sprintf("schema %q, this program reads %s", head.Schema, report.Schema)}
+		}
+		return nil, &refusedError{Malformed, "not JSON of " + report.Schema}
+	}
+	switch {
+	case rep.Sender != k.Sender:
+		return nil, &refusedError{Forged, fmt.Sprintf("it says it is from %q and was written by %q", clip(rep.Sender), k.Sender)}
+	case rep.Instance.ID != k.InstanceID():
+		return nil, &refusedError{Forged, fmt.Sprintf("it speaks of %q and was written by %q", clip(rep.Instance.ID), k.Sender)}
+	case report.KeyOf(k.Prefix, rep).String() != k.String():
+		return nil, &refusedError{Malformed, "its verdict, cause, time or ID is not what its key says"}
+	}
+	return rep, nil
+}
+
+// clip keeps text of strangers short.
+func clip(s string) string {
+	if len(s) > 80 {
+		return s[:80] + "…"
+	}
+	return s
+}
+
+// causeOf is the report's first cause; nil without one.
+func causeOf(rep *report.Report) *Cause {
+	if len(rep.Causes) == 0 {
+		return nil
+	}
+	c := rep.Causes[0]
+	return &Cause{Code: c.Code, Stage: c.Stage, Message: c.Message, Fix: c.Fix, Source: "report",
+		ExitCode: c.ExitCode, Signal: c.Signal, File: c.File, Line: c.Line, Command: c.Command, Unit: c.Unit}
+}
+
+// shelf holds the listing between passes, by sender.
+type shelf struct {
+	bySender map[string][]Object
+	strange  []Object // keys that are no report's
+	pages    int
+}
+
+// fill replaces everything with a full listing.
+func (s *shelf) fill(ctx context.Context, r *Reports) error {
+	fresh := make(map[string][]Object, len(s.bySender))
+	var strange []Object
+	n := 0
+	for o, err := range r.List(ctx, "") {
+		if err != nil {
+			return err
+		}
+		n++
+		if o.Key.Sender == "" {
+			if len(strange) < 1000 {
+				strange = append(strange, o)
+			}
+			continue
+		}
+		fresh[o.Key.Sender] = append(fresh[o.Key.Sender], o)
+	}
+	s.bySender, s.strange, s.pages = fresh, strange, 1+n/1000
+	return nil
+}
+
+// refill reads one sender's reports anew.
+func (s *shelf) refill(ctx context.Context, r *Reports, sender string) error {
+	var list []Object
+	for o, err := range r.List(ctx, sender) {
+		if err != nil {
+			return err
+		}
+		if o.Key.Sender == sender {
+			list = append(list, o)
+		}
+	}
+	if s.bySender == nil {
+		s.bySender = map[string][]Object{}
+	}
+	s.bySender[sender] = list
+	return nil
+}
+
+func (s *shelf) all() []Object {
+	n := 0
+	for _, l := range s.bySender {
+		n += len(l)
+	}
+	list := make([]Object, 0, n)
+	for _, l := range s.bySender {
+		list = append(list, l...)
+	}
+	return list
+}
+
+// refusals of strange keys: those below a sender's directory of the prefix,
+// where only reports belong.
+func (s *shelf) refusals() []Refusal {
+	var list []Refusal
+	for _, o := range s.strange {
+		if strings.HasSuffix(o.Name, "/") {
+			continue // a console's folder marker
+		}
+		list = append(list, Refusal{Name: o.Name, Reason: Malformed, Detail: "its key is not a report's"})
+	}
+	slices.SortFunc(list, func(a, b Refusal) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// asRefused returns the refusal in err.
+func asRefused(err error) (*refusedError, bool) {
+	var r *refusedError
+	return r, errors.As(err, &r)
+}
+
+// decodeMessage reads a report as SQS carries it: the JSON itself.
+func decodeMessage(body string, sender string) (*report.Report, error) {
+	if len(body) > MaxReport {
+		return nil, &refusedError{Oversized, fmt.Sprintf("over %d bytes", MaxReport)}
+	}
+	rep, err := report.Decode(bytes.TrimSpace([]byte(body)))
+	if err != nil {
+		return nil, &refusedError{Malformed, "not a report of " + report.Schema}
+	}
+	if sender != "" && rep.Sender != sender {
+		return nil, &refusedError{Forged, fmt.Sprintf("it says it is from %q and was sent by %q", clip(rep.Sender), clip(sender))}
+	}
+	return rep, nil
+}
