@@ -1,0 +1,103 @@
+package userdata
+
+import (
+	"bytes"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+)
+
+// secretForm is one shape of a secret. What it found is never repeated in a
+// finding.
+type secretForm struct {
+	form *regexp.Regexp // its first group, where it has one, is the value
+	what string
+}
+
+var secretForms = []secretForm{
+	{regexp.MustCompile(`\b((?:AKIA|ASIA)[A-Z0-9]{16})\b`), "an AWS access key"},
+	{regexp.MustCompile(`(?i)aws_?secret_?(?:access_?)?key['"]?\s*[:=]\s*['"]?([A-Za-z0-9/+=]{40})\b`), "an AWS secret key"},
+	{regexp.MustCompile(`-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----`), "a private key"},
+	{regexp.MustCompile(`\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{18,}|xox[abprs]-[A-Za-z0-9-]{10,}|sk_live_[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35}|npm_[A-Za-z0-9]{36}|dckr_pat_[A-Za-z0-9_-]{20,}|hvs\.[A-Za-z0-9_-]{24,})`), "an access token"},
+	{regexp.MustCompile(`\b(eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})`), "a signed token"},
+	{regexp.MustCompile(`\b[a-z][a-z0-9+.-]*://[^/\s:@"'$]*:([^/\s:@"'${}<>*]{3,})@[A-Za-z0-9]`), "a password in a URL"},
+	{regexp.MustCompile(`(?i)\b(?:[a-z0-9_]*_)?(?:password|passwd|passphrase|secret|secret_?key|token|api_?key|access_?key|private_?key|auth_?key|credentials?)\s*=\s*['"]?([^\s'"$` + "`" + `{}<>;|&()\\]{6,})`), "a secret in an assignment"},
+	{regexp.MustCompile(`(?i)^\s*-?\s*['"]?(?:password|plain_text_passwd|plain-text-passwd|[a-z0-9_]*(?:_password|_secret|_token|_api_key|api_key|secret_key))['"]?\s*:\s*['"]?([^\s'"${}<>|&*!\[\]#]{5,})['"]?\s*$`), "a secret in a setting"},
+	{regexp.MustCompile(`(?i)\s--?(?:password|passwd|token|api-?key|secret)[ =]['"]?([^\s'"$` + "`" + `{}<>;|&()\\-][^\s'"$` + "`" + `{}<>;|&()\\]{5,})`), "a secret on a command line"},
+	{regexp.MustCompile(`\bcurl\b[^|;]*\s(?:-u|--user)[ =]?['"]?[A-Za-z0-9._-]+:([^\s'"$` + "`" + `]{4,})`), "a password on a command line"},
+	{regexp.MustCompile(`\becho\s+['"]?[a-z_][a-z0-9_-]*:([^\s'"$` + "`" + `:]{4,})['"]?\s*\|\s*(?:sudo\s+)?chpasswd\b`), "a password for chpasswd"},
+}
+
+// notSecret recognises values that only say where a secret is.
+var notSecret = regexp.MustCompile(`(?i)^(?:/|\./|~/|file:|https?:|arn:|ssm:|vault:|resolve:|secretsmanager:|true$|false$|none$|null$|required$|optional$|enabled$|disabled$|yes$|no$|\d{1,9}$|x+$|\*+$|.*(?:change_?me|example|placeholder|replace))`)
+
+// placeholderForm is one template language's placeholder.
+type placeholderForm struct {
+	form     *regexp.Regexp
+	what     string
+	severity Severity
+	template bool // it is at home in a jinja template
+}
+
+var placeholderForms = []placeholderForm{
+	{regexp.MustCompile(`\$\{(?:var|local|module|data|path|terraform|each|self|count|aws_[a-z0-9_]+|random_[a-z]+|tls_[a-z_]+)\.[A-Za-z_][A-Za-z0-9_.\[\]"*-]*\}`), "Terraform", Error, false},
+	{regexp.MustCompile(`%\{\s*~?\s*(?:if|for|else|endif|endfor)\b[^}\n]*\}`), "Terraform", Error, false},
+	{regexp.MustCompile(`\$\$\{[A-Za-z_][A-Za-z0-9_]*\}`), "Terraform (an escaped $${...} is for templatefile alone)", Error, false},
+	{regexp.MustCompile(`\$\{AWS::[A-Za-z]+\}|\$\{[A-Z][A-Za-z0-9]*\.[A-Z][A-Za-z0-9.]*\}`), "CloudFormation", Error, false},
+	{regexp.MustCompile(`"?\bFn::(?:Sub|Join|Base64|GetAtt|ImportValue|FindInMap|Select)\b|(?:^|[\s:\[-])!(?:Sub|Ref|GetAtt|Join|ImportValue|FindInMap)\s+['"|>\[A-Za-z]|\{\s*"Ref"\s*:`), "CloudFormation", Error, false},
+	{regexp.MustCompile(`\$\{Token\[[^\]\n]+\]\}`), "CDK", Error, false},
+	{regexp.MustCompile(`\{\{-?\s*(?:ds|v1|v2)\.[a-z_][^}\n]*\}\}`), "jinja (the payload does not begin with ## template: jinja)", Error, true},
+	{regexp.MustCompile(`\{%-?\s*(?:if|for|set|else|elif|endif|endfor)\b[^%\n]*%\}`), "jinja (the payload does not begin with ## template: jinja)", Error, true},
+	{regexp.MustCompile(`\{\{-?\s*(?:[a-z_][a-z0-9_]*|\.Values\.[A-Za-z0-9_.]+)\s*-?\}\}`), "a template", Warning, true},
+	{regexp.MustCompile(`<(?:YOUR|REPLACE|INSERT|CHANGE|ENTER|MY)[-_ A-Z0-9]+>|\b(?:REPLACE|CHANGE)_?ME\b|\b(?:REPLACE|INSERT)_(?:WITH|YOUR)_[A-Z0-9_]+\b`), "a person", Warning, false},
+	{regexp.MustCompile(`(?:^|[\s="'/:@])(?:@@[A-Z][A-Z0-9_]+@@|%%[A-Z][A-Z0-9_]+%%|__[A-Z][A-Z0-9_]*[A-Z0-9]__)`), "a template", Warning, false},
+}
+
+// text looks for what is wrong in any language. It works on lines: words in
+// comments count for secrets, which are no safer there, and for nothing else.
+func (l *linter) text(p *Part, at place) {
+	script := p.Kind.Script() || p.Kind == KindBoothook
+	token := bytes.Contains(bytes.ToLower(p.Body), []byte("x-aws-ec2-metadata-token"))
+	shell := script && isShell(bytes.TrimSpace(p.Body))
+	v1 := false
+	for i, line := range at.lines {
+		for _, s := range secretForms {
+			m := s.form.FindStringSubmatchIndex(line)
+			if m == nil || len(m) > 2 && notSecret.MatchString(line[m[2]:m[3]]) {
+				continue
+			}
+			l.add(at, problem{rule: "secret", line: i + 1, col: 1 + utf8.RuneCountInString(line[:m[0]]), message: s.what + " stands in the payload in clear", fix: "keep it in SSM Parameter Store or Secrets Manager and fetch it with the instance's role; then replace this one"})
+			break
+		}
+		if strings.HasPrefix(strings.TrimSpace(line), "#") && i > 0 {
+			continue
+		}
+		for _, f := range placeholderForms {
+			if f.template && p.Jinja {
+				continue
+			}
+			m := f.form.FindStringIndex(line)
+			if m == nil || goTemplate(line) && strings.HasPrefix(line[m[0]:], "{{") {
+				continue
+			}
+			l.add(at, problem{rule: "placeholder", severity: f.severity, line: i + 1, col: 1 + utf8.RuneCountInString(line[:m[0]]), message: "a placeholder for " + f.what + " was left unrendered: " + clip(strings.TrimSpace(line[m[0]:m[1]]), 60), fix: "render the template before it becomes user data"})
+			break
+		}
+		if !shell && !v1 && !token && p.Kind != KindCloudConfig && strings.Contains(line, "169.254.169.254/") {
+			v1 = true
+			l.add(at, problem{rule: "imds-v1", line: i + 1, col: 1 + utf8.RuneCountInString(line[:strings.Index(line, "169.254.169.254/")]), message: "instance metadata is read without a token, which fails where IMDSv2 is required", fix: "PUT to /latest/api/token first and send the token in X-aws-ec2-metadata-token"})
+		}
+	}
+}
+
+// goTemplate says that a line formats a command's output by a Go template.
+func goTemplate(line string) bool {
+	return strings.Contains(line, "--format") || strings.Contains(line, " -f ") || strings.Contains(line, "-o go-template") || strings.Contains(line, "-o template") || strings.Contains(line, "--template")
+}
+
+func clip(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return s
+}
