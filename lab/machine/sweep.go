@@ -147,12 +147,32 @@ func sweep(ctx context.Context, name, dir string) error {
 	for _, ns := range namespaces {
 		errs = append(errs, deleteNetns(filepath.Base(ns)))
 	}
-	errs = append(errs, unmountBelow(ctx, dir))
+	errs = append(errs, unmountBelow(ctx, dir), removeNspawnState(name))
 	// Nothing is deleted through a mount that could not be removed.
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	return os.RemoveAll(dir)
+}
+
+// removeNspawnState removes what systemd-nspawn keeps for each machine and
+// leaves when it is killed.
+func removeNspawnState(name string) error {
+	var errs []error
+	for _, glob := range []string{"/run/systemd/nspawn/propagate/", "/run/systemd/nspawn/unix-export/", "/run/systemd/nspawn/locks/"} {
+		left, err := filepath.Glob(glob + name + "-*")
+		errs = append(errs, err)
+		for _, p := range left {
+			// A directory that is still a mount point must not be emptied.
+			if err := unix.Unmount(p, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+				errs = append(errs, fmt.Errorf("unmount %s: %w", p, err))
+			}
+			if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, fmt.Errorf("remove what systemd-nspawn left: %w", err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // unmountBelow removes mounts below dir. The lab itself makes none in the

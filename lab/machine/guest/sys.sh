@@ -18,3 +18,5 @@ mkdir $work/new/hypervisor
 echo ec2e1ab5-0000-4000-8000-000000000000 > $work/new/hypervisor/uuid
 mount --rbind /sys/fs/cgroup $work/new/fs/cgroup
 mount --rbind $work/new /sys
+# Read-only, as systemd-nspawn's own: else udevd takes it for a machine's.
+mount -o remount,bind,ro /sys
