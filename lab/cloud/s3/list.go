@@ -3,7 +3,10 @@ package s3
 import (
 	"encoding/base64"
 	"encoding/xml"
+	"iter"
+	"net/http"
 	"strings"
+	"time"
 
 	"github.com/lecafe/lecafe/lab/cloud/sigv4"
 )
@@ -259,5 +262,21 @@ func (s *Server) CreateBucket(name, region string) {
 	}
 	if s.store.buckets[name] == nil {
 		s.store.add(name, region)
+	}
+}
+
+// Fill puts objects into a bucket behind the API: what a test of a large fleet
+// needs before it begins.
+func (s *Server) Fill(bucket string, objects iter.Seq2[string, []byte]) {
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	b := s.store.buckets[bucket]
+	now := s.opts.Clock.Now().Truncate(time.Second)
+	header, _ := metadata(http.Header{}) // no headers, no error
+	for key, body := range objects {
+		b.put(&version{
+			key: key, body: body, etag: etagOf(body), modified: now, header: header, sumType: "FULL_OBJECT",
+			sums: map[string]string{"crc64nvme": checksum("crc64nvme", body)},
+		})
 	}
 }

@@ -137,6 +137,11 @@ func (s *store) upload(bucket, key, id string) (*upload, error) {
 	return u, nil
 }
 
+type completedPart struct {
+	PartNumber int
+	ETag       string
+}
+
 // completeUpload serves CompleteMultipartUpload.
 // https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html
 func (s *Server) completeUpload(q request) error {
@@ -145,11 +150,8 @@ func (s *Server) completeUpload(q request) error {
 		return err
 	}
 	var in struct {
-		XMLName xml.Name `xml:"CompleteMultipartUpload"`
-		Parts   []struct {
-			PartNumber int
-			ETag       string
-		} `xml:"Part"`
+		XMLName xml.Name        `xml:"CompleteMultipartUpload"`
+		Parts   []completedPart `xml:"Part"`
 	}
 	if xml.Unmarshal(body, &in) != nil || len(in.Parts) == 0 {
 		return errMalformedXML
@@ -165,18 +167,19 @@ func (s *Server) completeUpload(q request) error {
 
 	v := &version{key: q.Key, header: u.header, sumType: "FULL_OBJECT"}
 	digest := md5.New()
-	previous := 0
+	for i := range in.Parts[1:] {
+		if in.Parts[i].PartNumber >= in.Parts[i+1].PartNumber {
+			return errInvalidPartOrder
+		}
+	}
 	for i, p := range in.Parts {
 		have, ok := parts[p.PartNumber]
 		switch {
-		case p.PartNumber <= previous:
-			return errInvalidPartOrder
 		case !ok || strings.Trim(p.ETag, `"`) != have.etag:
 			return errInvalidPart.with("PartNumber", strconv.Itoa(p.PartNumber))
 		case i < len(in.Parts)-1 && len(have.body) < minPart:
 			return errTooSmall.with("PartNumber", strconv.Itoa(p.PartNumber)).with("MinSizeAllowed", strconv.Itoa(minPart))
 		}
-		previous = p.PartNumber
 		raw, _ := hex.DecodeString(have.etag)
 		digest.Write(raw)
 		v.body = append(v.body, have.body...)
