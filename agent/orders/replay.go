@@ -92,3 +92,42 @@ func LookUp(ctx context.Context, api queueAPI, queue string) (string, error) {
 	defer cancel()
 	return queueURL(ctx, api, queue)
 }
+
+// ReplayParked tries the parked orders once more, and forgets those that the
+// queue takes now.
+func ReplayParked(ctx context.Context, api queueAPI, queue string, p Parking, log *slog.Logger) (Replayed, error) {
+	names, err := p.Names()
+	if err != nil {
+		return Replayed{}, err
+	}
+	var list []*Order
+	for _, n := range names {
+		e, err := p.Read(n)
+		if err != nil {
+			return Replayed{}, err
+		}
+		if e.Order != nil {
+			list = append(list, e.Order)
+		}
+	}
+	r, err := Replay(ctx, api, queue, list, log)
+	if err != nil || r.Left > 0 {
+		// Which ones were sent is not known: they keep their IDs and may be
+		// sent again.
+		return r, err
+	}
+	refused := map[ID]bool{}
+	for _, e := range r.Parked {
+		if e.Order != nil {
+			refused[e.Order.ID] = true
+		}
+	}
+	for _, o := range list {
+		if !refused[o.ID] {
+			if err := p.Remove(o.ID.String()); err != nil {
+				return r, err
+			}
+		}
+	}
+	return r, nil
+}
