@@ -44,7 +44,7 @@ func (j *judge) payload() {
 	failed := slices.ContainsFunc(j.ev.CloudInit.Stages[:], func(s StageRecord) bool { return len(s.Errors) > 0 })
 	seen := map[string]bool{}
 	for _, f := range j.ev.Payload.Findings {
-		if f.Code == "" || strings.HasPrefix(string(f.Code), "script_") || f.Code == report.CodeRuncmdFailed {
+		if !strings.HasPrefix(string(f.Code), "user_data_") {
 			continue
 		}
 		key := fmt.Sprint(f.Code, f.File, f.Line, f.Column)

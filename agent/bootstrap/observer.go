@@ -92,4 +92,3 @@ func (o *Observer) Run(ctx context.Context) (Judgement, Evidence, error) {
 		}
 	}
 }
-

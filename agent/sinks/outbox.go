@@ -20,6 +20,12 @@ import (
 // sent anywhere make room, start records first. A judged bootstrap stays.
 const maxEntries = 200
 
+// later stands among the sinks of a report whose sinks are not known yet.
+const later = "undecided"
+
+// Undecided returns the reports that were added with undecided.
+func (o *Outbox) Undecided() []string { return o.Waiting(later) }
+
 // entry is one file of the outbox: a report and who still has to get it. Each
 // change is a new file in place of the old, fsynced: a crash leaves the state
 // before it, and the report is sent once more.
@@ -76,15 +82,30 @@ func OpenOutbox(dir string) (*Outbox, error) {
 }
 
 // Add keeps r durably for every sink named. It returns once the disk has it.
-// A report that is there already is not added again.
-func (o *Outbox) Add(r *report.Report, sinks []string) error {
+// A report that is there already is not added again: sinks it was not meant
+// for yet are. With undecided the report stays although it has no sink, until
+// it is added again: the settings that name the sinks are not read yet.
+func (o *Outbox) Add(r *report.Report, sinks []string, undecided bool) error {
 	doc, err := report.Encode(r)
 	if err != nil {
 		return fmt.Errorf("add to outbox: %w", err)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if _, ok := o.entries[r.ID]; ok || len(sinks) == 0 {
+	if undecided {
+		sinks = append(slices.Clone(sinks), later)
+	}
+	if e, ok := o.entries[r.ID]; ok {
+		e.Waiting = slices.DeleteFunc(e.Waiting, func(s string) bool { return s == later })
+		for _, s := range sinks {
+			if _, refused := e.Refused[s]; !refused && !slices.Contains(e.Waiting, s) && !slices.Contains(e.Done, s) {
+				e.Waiting = append(e.Waiting, s)
+			}
+		}
+		o.wake()
+		return o.finish(r.ID, e)
+	}
+	if len(sinks) == 0 {
 		return nil
 	}
 	o.room()
@@ -207,6 +228,11 @@ func (o *Outbox) settle(id, sink string, f func(*entry)) error {
 	f(e)
 	e.Waiting = slices.DeleteFunc(e.Waiting, func(s string) bool { return s == sink })
 	delete(e.errors, sink)
+	return o.finish(id, e)
+}
+
+// finish saves an entry, or removes it once nobody waits for it.
+func (o *Outbox) finish(id string, e *entry) error {
 	if len(e.Waiting) > 0 || len(e.Refused) > 0 {
 		return o.save(id, e)
 	}

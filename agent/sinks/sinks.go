@@ -148,4 +148,3 @@ func httpStatus(err error) int {
 func describe(sink string, err error, hint string) error {
 	return fmt.Errorf("send report to %s: %w; %s", sink, err, hint)
 }
-
