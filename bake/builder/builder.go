@@ -34,7 +34,8 @@ type Builder struct {
 	Scanner cleanup.Scanner // of secrets, for the inspection
 
 	state  state
-	selfMu sync.Mutex // state.Self
+	renew  time.Duration
+	selfMu sync.Mutex // state.Self, renew
 	plan   *manifest.Plan
 	tell   *teller
 }
@@ -142,14 +143,12 @@ func (b *Builder) work(ctx context.Context, res *manifest.Result) error {
 func (b *Builder) load() error {
 	data, err := os.ReadFile(filepath.Join(b.Dir, "state.json"))
 	if err == nil {
-		if err = json.Unmarshal(data, &b.state); err != nil {
-			return fmt.Errorf("read state: %w", err)
-		}
-		return nil
+		err = json.Unmarshal(data, &b.state)
 	}
-	if !errors.Is(err, os.ErrNotExist) {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("read state: %w", err)
 	}
+	// Newer than the state's: it is written with each renewal.
 	url, err := os.ReadFile(filepath.Join(b.Dir, "url"))
 	if err != nil {
 		return fmt.Errorf("read the manifest's URL: %w", err)

@@ -28,35 +28,10 @@ func (b *Builder) lateRules() []string {
 }
 
 func (b *Builder) cleanAndInspect(ctx context.Context, res *manifest.Result) error {
-	b.tell.phase("clean", "cleaning")
-	// The hook first: once it is there, no way of stopping leaves the builder
-	// in the image.
-	hook := filepath.Join(b.Root, manifest.LastHook)
-	if err := os.MkdirAll(filepath.Dir(hook), 0o755); err != nil {
-		return err
-	}
-	if err := atomicfile.WriteFile(hook, lastScript, 0o755); err != nil {
-		return err
-	}
-	if err := atomicfile.WriteFile(filepath.Join(b.Dir, "keep"), []byte(join(b.plan.Clean.Keep)), 0o600); err != nil {
-		return err
-	}
-	if b.Root == "/" {
-		quiet(ctx, b.Log)
-	}
-	if err := cleanup.Clean(ctx, cleanup.Options{Root: b.Root, Keep: b.plan.Clean.Keep, Log: b.Log}); err != nil {
-		return err
-	}
-	b.tell.phase("inspect", "inspecting")
-	findings, err := cleanup.Inspect(ctx, cleanup.Options{Root: b.Root, Keep: b.lateRules(), SetuidBaseline: b.state.Setuid, Scanner: b.Scanner, Log: b.Log})
+	findings, err := b.cleaned(ctx)
 	if err != nil {
 		return err
 	}
-	own := filepath.Join("/", manifest.Dir)
-	findings = slices.DeleteFunc(findings, func(f cleanup.Finding) bool {
-		rel, err := filepath.Rel(own, f.Path)
-		return err == nil && filepath.IsLocal(rel) // the last hook removes it
-	})
 	for _, f := range findings {
 		res.Report.Causes = append(res.Report.Causes, report.Cause{
 			Stage: report.StageSystem, Code: report.CodeBuildFindings, Severity: report.SeverityFailure, File: f.Path, Line: f.Line,
@@ -67,13 +42,53 @@ func (b *Builder) cleanAndInspect(ctx context.Context, res *manifest.Result) err
 		return fmt.Errorf("%d findings", len(findings))
 	}
 	if b.plan.Clean.ZeroFreeSpace {
-		b.tell.phase("clean", "overwriting freed blocks")
+		b.phase("clean", "overwriting freed blocks")
 		if err := zeroFree(ctx, b.Root); err != nil {
 			return err
 		}
 	}
 	res.Used = used(b.Root)
 	return nil
+}
+
+// phase tells what is done now, to whoever follows.
+func (b *Builder) phase(phase, name string) {
+	if b.tell != nil {
+		b.tell.phase(phase, name)
+	}
+}
+
+// cleaned leaves the last hook, cleans, and returns what inspection finds.
+func (b *Builder) cleaned(ctx context.Context) ([]cleanup.Finding, error) {
+	b.phase("clean", "cleaning")
+	// The hook first: once it is there, no way of stopping leaves the builder
+	// in the image.
+	hook := filepath.Join(b.Root, manifest.LastHook)
+	if err := os.MkdirAll(filepath.Dir(hook), 0o755); err != nil {
+		return nil, err
+	}
+	if err := atomicfile.WriteFile(hook, lastScript, 0o755); err != nil {
+		return nil, err
+	}
+	if err := atomicfile.WriteFile(filepath.Join(b.Dir, "keep"), []byte(join(b.plan.Clean.Keep)), 0o600); err != nil {
+		return nil, err
+	}
+	if b.Root == "/" {
+		quiet(ctx, b.Log)
+	}
+	if err := cleanup.Clean(ctx, cleanup.Options{Root: b.Root, Keep: b.plan.Clean.Keep, Log: b.Log}); err != nil {
+		return nil, err
+	}
+	b.phase("inspect", "inspecting")
+	findings, err := cleanup.Inspect(ctx, cleanup.Options{Root: b.Root, Keep: b.lateRules(), SetuidBaseline: b.state.Setuid, Scanner: b.Scanner, Log: b.Log})
+	if err != nil {
+		return nil, err
+	}
+	own := filepath.Join("/", manifest.Dir)
+	return slices.DeleteFunc(findings, func(f cleanup.Finding) bool {
+		rel, err := filepath.Rel(own, f.Path)
+		return err == nil && filepath.IsLocal(rel) // the last hook removes it
+	}), nil
 }
 
 func join(words []string) string {

@@ -212,6 +212,11 @@ func (b *Builder) installAgent(ctx context.Context) error {
 	if err := b.fetch(ctx, "agent", func(m *manifest.Manifest) manifest.File { return m.Agent }, path, 0o755); err != nil {
 		return err
 	}
+	return b.putAgent(ctx, path)
+}
+
+// putAgent installs the agent that is in path.
+func (b *Builder) putAgent(ctx context.Context, path string) error {
 	conf := filepath.Join(b.Root, "etc/lecafe/agent.yaml")
 	if err := os.MkdirAll(filepath.Dir(conf), 0o755); err != nil {
 		return err

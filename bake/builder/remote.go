@@ -116,6 +116,7 @@ func (b *Builder) manifestOnce(ctx context.Context) (*manifest.Manifest, error) 
 	}
 	b.selfMu.Lock()
 	b.state.Self = m.Self
+	b.renew = time.Duration(m.RenewSeconds) * time.Second
 	b.selfMu.Unlock()
 	return &m, nil
 }
@@ -130,7 +131,7 @@ func (b *Builder) keepRenewed(ctx context.Context) (stop func()) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(manifest.RenewEvery):
+			case <-time.After(b.renewEvery()):
 			}
 			if _, err := b.manifestOnce(ctx); err != nil && ctx.Err() == nil {
 				b.Log.Warn("renew manifest", "err", redactErr(err))
@@ -140,6 +141,15 @@ func (b *Builder) keepRenewed(ctx context.Context) (stop func()) {
 		}
 	})
 	return func() { cancel(); wg.Wait() }
+}
+
+func (b *Builder) renewEvery() time.Duration {
+	b.selfMu.Lock()
+	defer b.selfMu.Unlock()
+	if b.renew <= 0 {
+		return manifest.RenewEvery
+	}
+	return min(b.renew, manifest.RenewEvery)
 }
 
 func (b *Builder) self() string {

@@ -22,6 +22,8 @@ type Manifest struct {
 	Deadline time.Time `json:"deadline"` // the builder shuts itself down after it
 	Self     string    `json:"self"`     // presigned GET of the manifest's next version
 
+	RenewSeconds int `json:"renew_seconds"` // the builder reads Self again at least so often
+
 	Builder File `json:"builder"` // lecafe-builder
 	Agent   File `json:"agent"`   // lecafe-agent
 	Bundle  File `json:"bundle"`  // tar.gz: plan.json and the recipe's files
@@ -81,4 +83,12 @@ const (
 	TagSource      = "lecafe:source-image" // images: the source AMI's ID
 	TagBootSeconds = "lecafe:boot-seconds" // images: RunInstances to report, of the canary
 	TagRole        = "lecafe:role"         // builder, canary
+	TagState       = "lecafe:state"        // images and snapshots: StateBuilding, then StateDone or StateFailed
+)
+
+// Values of TagState. gc takes only what is not done.
+const (
+	StateBuilding = "building"
+	StateDone     = "done"
+	StateFailed   = "failed" // kept for study
 )

@@ -1,6 +1,6 @@
 // Command lecafe-builder runs on a builder instance only: `run` does what the
-// bake's plan says, `last` cleans once more when the machine goes down. It is
-// not in the image.
+// bake's plan says, `finish` does its end for another tool that is in charge,
+// `last` cleans once more when the machine goes down. It is not in the image.
 package main
 
 import (
@@ -28,11 +28,16 @@ func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if len(args) > 1 && args[0] == "finish" {
+		return finish(ctx, args[1:], os.Stdout, log)
+	}
 	if len(args) != 1 {
-		fmt.Fprintln(os.Stderr, "usage: lecafe-builder run|last|version")
+		fmt.Fprintln(os.Stderr, "usage: lecafe-builder run|last|version, or finish [options]")
 		return exitcode.BadRequest
 	}
 	switch args[0] {
+	case "finish":
+		return finish(ctx, nil, os.Stdout, log)
 	case "version":
 		fmt.Println(version.String())
 		return exitcode.Done
