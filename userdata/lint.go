@@ -159,6 +159,9 @@ func (l *linter) part(p *Part, at place) {
 	for _, q := range p.problems {
 		l.add(at, q)
 	}
+	if len(p.problems) > 0 {
+		return // what does not decode says nothing
+	}
 	body := p.Body
 	if len(bytes.TrimSpace(body)) == 0 {
 		if l.payload.Multipart {
@@ -219,9 +222,6 @@ func (l *linter) unhandled(p *Part, at place) {
 		return
 	}
 	if declared := p.Type; declared != "" && declared != "text/plain" {
-		if len(p.problems) > 0 {
-			return
-		}
 		q := problem{rule: "dropped-part", line: 1, col: 1, message: fmt.Sprintf("cloud-init has no handler for %s and drops the part", declared), fix: "use text/x-shellscript, text/cloud-config or text/cloud-boothook"}
 		if known := nearest(declared, mimeTypes()); known != "" {
 			q.fix = "write " + known

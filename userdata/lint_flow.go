@@ -225,7 +225,7 @@ func (s *shellLint) bashRedirect(st *syntax.Stmt) bool {
 var harmless = []string{
 	":", "true", "false", "echo", "printf", "exit", "return", "export", "readonly", "declare", "local", "typeset", "set", "shopt", "unset",
 	"alias", "trap", "shift", "umask", "wait", "sleep", "break", "continue", "times", "hash", "type", "let", "[", "test", "[[", "read", "exec",
-	"date", "id", "whoami", "uname", "hostname", "pwd", "nproc", "sync", "logger", "ulimit", "dirs", "history", "jobs", "kill", "pkill", "killall", "disown",
+	"date", "id", "whoami", "uname", "hostname", "pwd", "nproc", "sync", "logger", "ulimit", "dirs", "history", "jobs", "yes", "kill", "pkill", "killall", "disown",
 }
 
 // answers are commands that are run for their exit code.
@@ -338,7 +338,7 @@ func (s *shellLint) binary(c *syntax.BinaryCmd, ctx context, later flow) {
 		switch {
 		case call != nil && len(call.Args) > 0:
 			w := s.words(call)
-			asks := answers(w) || slices.Contains(harmless, w[0]) || c.X.Negated
+			asks := answers(w) || leaves(c.Y) || slices.Contains(harmless, w[0]) || c.X.Negated
 			if s.flow.errexit && !ctx.checked && !ctx.last && !asks {
 				s.report("masked-failure", "", c.X.Pos(), fmt.Sprintf("set -e does not end the script when %s fails on the left of &&: the rest of the line is left out, and the script goes on", w[0]), "write the commands on lines of their own")
 			}
@@ -351,6 +351,20 @@ func (s *shellLint) binary(c *syntax.BinaryCmd, ctx context, later flow) {
 		s.stmt(c.X, left, later)
 		s.stmt(c.Y, ctx, later)
 	}
+}
+
+// leaves says that a statement goes somewhere else: what stands on its left
+// is a condition.
+func leaves(st *syntax.Stmt) bool {
+	c, ok := st.Cmd.(*syntax.CallExpr)
+	if !ok || len(c.Args) == 0 {
+		return false
+	}
+	switch c.Args[0].Lit() {
+	case "return", "exit", "break", "continue":
+		return true
+	}
+	return false
 }
 
 // weighty commands are those whose failure makes the rest pointless.

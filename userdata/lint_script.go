@@ -154,8 +154,18 @@ func (s *shellLint) addAt(q problem) {
 	s.add(s.at, q)
 }
 
+// Bounds of what is parsed: the parser descends as deep as the text nests, and
+// a payload must not bring down the agent that reads it.
+const (
+	maxScript  = 1 << 20
+	maxNesting = 20000
+)
+
 // run parses src, whose first line may be #!, and looks at it.
 func (s *shellLint) run(src []byte) {
+	if len(src) > maxScript || bytes.Count(src, []byte("("))+bytes.Count(src, []byte("{")) > maxNesting {
+		return
+	}
 	file, ok := s.parse(readable(src))
 	if !ok {
 		return

@@ -12,20 +12,23 @@ import (
 type secretForm struct {
 	form *regexp.Regexp // its first group, where it has one, is the value
 	what string
+	// known says that the value's own form gives it away; any other value may
+	// be a path, an ARN or a word of documentation.
+	known bool
 }
 
 var secretForms = []secretForm{
-	{regexp.MustCompile(`\b((?:AKIA|ASIA)[A-Z0-9]{16})\b`), "an AWS access key"},
-	{regexp.MustCompile(`(?i)aws_?secret_?(?:access_?)?key['"]?\s*[:=]\s*['"]?([A-Za-z0-9/+=]{40})\b`), "an AWS secret key"},
-	{regexp.MustCompile(`-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----`), "a private key"},
-	{regexp.MustCompile(`\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{18,}|xox[abprs]-[A-Za-z0-9-]{10,}|sk_live_[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35}|npm_[A-Za-z0-9]{36}|dckr_pat_[A-Za-z0-9_-]{20,}|hvs\.[A-Za-z0-9_-]{24,})`), "an access token"},
-	{regexp.MustCompile(`\b(eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})`), "a signed token"},
-	{regexp.MustCompile(`\b[a-z][a-z0-9+.-]*://[^/\s:@"'$]*:([^/\s:@"'${}<>*]{3,})@[A-Za-z0-9]`), "a password in a URL"},
-	{regexp.MustCompile(`(?i)\b(?:[a-z0-9_]*_)?(?:password|passwd|passphrase|secret|secret_?key|token|api_?key|access_?key|private_?key|auth_?key|credentials?)\s*=\s*['"]?([^\s'"$` + "`" + `{}<>;|&()\\]{6,})`), "a secret in an assignment"},
-	{regexp.MustCompile(`(?i)^\s*-?\s*['"]?(?:password|plain_text_passwd|plain-text-passwd|[a-z0-9_]*(?:_password|_secret|_token|_api_key|api_key|secret_key))['"]?\s*:\s*['"]?([^\s'"${}<>|&*!\[\]#]{5,})['"]?\s*$`), "a secret in a setting"},
-	{regexp.MustCompile(`(?i)\s--?(?:password|passwd|token|api-?key|secret)[ =]['"]?([^\s'"$` + "`" + `{}<>;|&()\\-][^\s'"$` + "`" + `{}<>;|&()\\]{5,})`), "a secret on a command line"},
-	{regexp.MustCompile(`\bcurl\b[^|;]*\s(?:-u|--user)[ =]?['"]?[A-Za-z0-9._-]+:([^\s'"$` + "`" + `]{4,})`), "a password on a command line"},
-	{regexp.MustCompile(`\becho\s+['"]?[a-z_][a-z0-9_-]*:([^\s'"$` + "`" + `:]{4,})['"]?\s*\|\s*(?:sudo\s+)?chpasswd\b`), "a password for chpasswd"},
+	{regexp.MustCompile(`\b((?:AKIA|ASIA)[A-Z0-9]{16})\b`), "an AWS access key", true},
+	{regexp.MustCompile(`(?i)aws_?secret_?(?:access_?)?key['"]?\s*[:=]\s*['"]?([A-Za-z0-9/+=]{40})\b`), "an AWS secret key", true},
+	{regexp.MustCompile(`-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----`), "a private key", true},
+	{regexp.MustCompile(`\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{18,}|xox[abprs]-[A-Za-z0-9-]{10,}|sk_live_[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35}|npm_[A-Za-z0-9]{36}|dckr_pat_[A-Za-z0-9_-]{20,}|hvs\.[A-Za-z0-9_-]{24,})`), "an access token", true},
+	{regexp.MustCompile(`\b(eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})`), "a signed token", true},
+	{regexp.MustCompile(`\b[a-z][a-z0-9+.-]*://[^/\s:@"'$]*:([^/\s:@"'${}<>*]{3,})@[A-Za-z0-9]`), "a password in a URL", false},
+	{regexp.MustCompile(`(?i)\b(?:[a-z0-9_]*_)?(?:password|passwd|passphrase|secret|secret_?key|token|api_?key|access_?key|private_?key|auth_?key|credentials?)\s*=\s*['"]?([^\s'"$` + "`" + `{}<>;|&()\\]{6,})`), "a secret in an assignment", false},
+	{regexp.MustCompile(`(?i)^\s*-?\s*['"]?(?:password|plain_text_passwd|plain-text-passwd|[a-z0-9_]*(?:_password|_secret|_token|_api_key|api_key|secret_key))['"]?\s*:\s*['"]?([^\s'"${}<>|&*!\[\]#]{5,})['"]?\s*$`), "a secret in a setting", false},
+	{regexp.MustCompile(`(?i)\s--?(?:password|passwd|token|api-?key|secret)[ =]['"]?([^\s'"$` + "`" + `{}<>;|&()\\-][^\s'"$` + "`" + `{}<>;|&()\\]{5,})`), "a secret on a command line", false},
+	{regexp.MustCompile(`\bcurl\b[^|;]*\s(?:-u|--user)[ =]?['"]?[A-Za-z0-9._-]+:([^\s'"$` + "`" + `]{4,})`), "a password on a command line", false},
+	{regexp.MustCompile(`\becho\s+['"]?[a-z_][a-z0-9_-]*:([^\s'"$` + "`" + `:]{4,})['"]?\s*\|\s*(?:sudo\s+)?chpasswd\b`), "a password for chpasswd", false},
 }
 
 // notSecret recognises values that only say where a secret is.
@@ -63,7 +66,7 @@ func (l *linter) text(p *Part, at place) {
 	for i, line := range at.lines {
 		for _, s := range secretForms {
 			m := s.form.FindStringSubmatchIndex(line)
-			if m == nil || len(m) > 2 && notSecret.MatchString(line[m[2]:m[3]]) {
+			if m == nil || !s.known && notSecret.MatchString(line[m[2]:m[3]]) {
 				continue
 			}
 			l.add(at, problem{rule: "secret", line: i + 1, col: 1 + utf8.RuneCountInString(line[:m[0]]), message: s.what + " stands in the payload in clear", fix: "keep it in SSM Parameter Store or Secrets Manager and fetch it with the instance's role; then replace this one"})

@@ -97,6 +97,9 @@ func (e *entity) read(end int) {
 	for e.line < end {
 		line := strings.TrimRight(e.lines[e.line], "\r\n")
 		if line == "" {
+			if e.line == 0 {
+				e.note(problem{rule: "mime-structure", line: 1, col: 1, message: "a blank line stands before the MIME headers, so cloud-init reads the payload as one text part", fix: "remove everything before the first header"})
+			}
 			e.line++
 			break
 		}

@@ -1,19 +1,40 @@
 package userdata
 
 import (
+	"bytes"
 	"regexp"
-	"strconv"
 	"strings"
+
+	"gopkg.in/yaml.v3"
 )
 
-var yamlLine = regexp.MustCompile(`^yaml: (?:unmarshal errors:\s*)?line (\d+): (.*)$`)
+var yamlPrefix = regexp.MustCompile(`^yaml: (?:unmarshal errors:\s*)?(?:line \d+: )?`)
 
-// yamlError splits an error of the YAML parser into line and message.
+// maxSearch bounds lines times bytes of a search: a payload of 16 KB has
+// about 500 lines.
+const maxSearch = 1 << 24
+
+// yamlError returns the line on which text stops being YAML, and why. The
+// parser's own line is where the surrounding map or list began, which may be
+// far above. So this asks which lines do parse by themselves.
 func yamlError(err error, text []byte) (int, string) {
-	message := strings.TrimSpace(err.Error())
-	if m := yamlLine.FindStringSubmatch(message); m != nil {
-		n, _ := strconv.Atoi(m[1])
-		return min(n, 1+strings.Count(string(text), "\n")), m[2]
+	message := yamlPrefix.ReplaceAllString(strings.TrimSpace(err.Error()), "")
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	if len(lines)*len(text) > maxSearch {
+		return 1, message
 	}
-	return 1, strings.TrimPrefix(message, "yaml: ")
+	end, n := len(text), len(lines)
+	for n > 1 {
+		var doc yaml.Node
+		end -= len(lines[n-1])
+		if yaml.Unmarshal(text[:end], &doc) == nil {
+			break
+		}
+		n--
+	}
+	// An error at the very end is one on the last line with text.
+	for n > 1 && len(bytes.TrimSpace(lines[n-1])) == 0 {
+		n--
+	}
+	return n, message
 }
