@@ -1,0 +1,170 @@
+package bake
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/bake/manifest"
+)
+
+// StepError says that a provision step failed, and where.
+type StepError struct{ Step manifest.Step }
+
+func (e *StepError) Error() string {
+	s := e.Step
+	text := fmt.Sprintf("step %d (%s) failed with exit code %d", s.Number, s.Name, s.ExitCode)
+	if s.File != "" {
+		text += " at " + s.File
+		if s.Line > 0 {
+			text += fmt.Sprintf(":%d", s.Line)
+		}
+	}
+	if s.Command != "" {
+		text += ": " + shorten(strings.SplitN(s.Command, "\n", 2)[0])
+	}
+	return text
+}
+
+// ReportError says that the builder's or canary's report is a failure.
+type ReportError struct{ Report report.Report }
+
+func (e *ReportError) Error() string {
+	lines := []string{e.Report.Summary}
+	for _, c := range e.Report.Causes {
+		line := fmt.Sprintf("  %s: %s", c.Code, c.Message)
+		if c.Fix != "" {
+			line += "; " + c.Fix
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// instanceEvery is how often the builder's state is asked for while it works.
+const instanceEvery = 15 * time.Second
+
+// provision follows the builder to its result.
+func (b *bake) provision(ctx context.Context) error {
+	known := b.store.known()
+	if known.Provisioned {
+		return nil
+	}
+	var (
+		res      manifest.Result
+		progress manifest.Progress
+		asked    = b.now()
+		running  bool
+	)
+	err := b.pace.until(ctx, func() (bool, error) {
+		if found, err := b.getJSON(ctx, resultName, &res); err != nil || found {
+			return found, err
+		}
+		before := progress.Serial
+		found, err := b.getJSON(ctx, progressName, &progress)
+		if err != nil {
+			return false, err
+		}
+		if found && progress.Serial != before {
+			running = true
+			b.emit(Event{Kind: EventStep, Phase: b.phaseName(), Step: progress.Step, Steps: progress.Steps, Text: progress.Phase + ": " + progress.Name, Tail: progress.Tail})
+		}
+		every := instanceEvery
+		if !running {
+			every = b.pace.poll // its states are all there is to show
+		}
+		if b.now().Sub(asked) < every {
+			return false, nil
+		}
+		asked = b.now()
+		return false, b.builderLives(ctx, known)
+	})
+	if err != nil {
+		return fmt.Errorf("provision: %w", err)
+	}
+	if n := len(res.Steps); n > 0 && res.Steps[n-1].ExitCode != 0 {
+		return &StepError{res.Steps[n-1]}
+	}
+	if res.Report.Verdict != report.Success {
+		return &ReportError{res.Report}
+	}
+	b.store.learn(func(f *facts) { f.Provisioned, f.Used = true, res.Used })
+	if limit := b.recipe.Clean.MaxUsed << 30; limit > 0 && res.Used > limit {
+		b.warn("the image has %.1f GiB in use, more than the %d GiB of clean.max_used", float64(res.Used)/(1<<30), b.recipe.Clean.MaxUsed)
+	}
+	return nil
+}
+
+// builderLives fails when the builder can no longer send a result.
+func (b *bake) builderLives(ctx context.Context, known facts) error {
+	i, err := b.describeInstance(ctx, known.Instance)
+	if isCode(err, "InvalidInstanceID.NotFound") {
+		return nil // not visible yet
+	}
+	if err != nil || i == nil || i.State == nil {
+		return err
+	}
+	state := i.State.Name
+	b.emit(Event{Kind: EventProgress, Phase: b.phaseName(), Text: known.Instance + " is " + string(state)})
+	switch state {
+	case types.InstanceStateNamePending, types.InstanceStateNameRunning:
+		if b.now().After(known.Deadline.Add(5 * time.Minute)) {
+			return fmt.Errorf("the builder sent no result by its deadline (%s); raise builder.timeout, or look at it with --keep-builder%s", b.recipe.Builder.Timeout, b.console(ctx, known.Instance))
+		}
+		return nil
+	}
+	reason := ""
+	if i.StateReason != nil {
+		reason = ": " + aws.ToString(i.StateReason.Message)
+	}
+	if b.now().After(known.Deadline) {
+		reason += "; its deadline has passed, raise builder.timeout"
+	}
+	return fmt.Errorf("the builder %s is %s before it sent its result%s%s", known.Instance, state, reason, b.console(ctx, known.Instance))
+}
+
+// console returns the builder's last words, where EC2 has them.
+func (b *bake) console(ctx context.Context, instance string) string {
+	out, err := b.ec2.GetConsoleOutput(ctx, &ec2.GetConsoleOutputInput{InstanceId: &instance})
+	if err != nil || aws.ToString(out.Output) == "" {
+		return ""
+	}
+	text, err := decodeBase64(aws.ToString(out.Output))
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	if len(lines) > 15 {
+		lines = lines[len(lines)-15:]
+	}
+	return "\nthe end of its console:\n  " + report.Redact(strings.Join(lines, "\n  "))
+}
+
+// getJSON reads a staging object; false while it is not there.
+func (b *bake) getJSON(ctx context.Context, name string, v any) (bool, error) {
+	out, err := b.s3.GetObject(ctx, &s3.GetObjectInput{Bucket: &b.store.bucket, Key: aws.String(b.store.key(name))})
+	if missing(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	data, err := io.ReadAll(io.LimitReader(out.Body, 8<<20))
+	if err = errors.Join(err, out.Body.Close()); err != nil {
+		return false, err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return false, fmt.Errorf("read %s: %w", name, err)
+	}
+	return true, nil
+}

@@ -1,0 +1,268 @@
+package bake
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+)
+
+func decodeBase64(s string) (string, error) {
+	data, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(s), ""))
+	return string(data), err
+}
+
+const (
+	stopTimeout  = 15 * time.Minute
+	imageTimeout = 4 * time.Hour // large volumes take their time; the progress shows
+)
+
+// stop stops the builder; its last hook cleans what shutdown writes.
+func (b *bake) stop(ctx context.Context) error {
+	known := b.store.known()
+	if known.Image != "" {
+		return nil
+	}
+	if err := b.store.intend(ctx, "StopInstances", known.Instance); err != nil {
+		return err
+	}
+	if _, err := b.ec2.StopInstances(ctx, &ec2.StopInstancesInput{InstanceIds: []string{known.Instance}}); err != nil {
+		return fmt.Errorf("stop builder %s: %w", known.Instance, err)
+	}
+	state, err := b.waitInstance(ctx, known.Instance, stopTimeout, types.InstanceStateNameStopped, types.InstanceStateNameTerminated, types.InstanceStateNameShuttingDown)
+	if err == nil && state != types.InstanceStateNameStopped {
+		err = fmt.Errorf("it is %s: it powered itself off, at its deadline perhaps", state)
+	}
+	if err != nil {
+		return fmt.Errorf("stop builder %s: %w", known.Instance, err)
+	}
+	return nil
+}
+
+// create makes the image of the stopped builder and waits until it is there.
+func (b *bake) create(ctx context.Context) error {
+	known := b.store.known()
+	if known.Image == "" {
+		id, err := b.createImage(ctx, known)
+		if err != nil {
+			return fmt.Errorf("create image %q: %w", known.ImageName, err)
+		}
+		b.store.learn(func(f *facts) { f.Image = id })
+		known = b.store.known()
+	}
+	if err := b.requireIMDSv2(ctx, known.Image); err != nil {
+		return err
+	}
+	im, err := b.waitImage(ctx, b.ec2, known.Image)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", known.Image, err)
+	}
+	b.store.learn(func(f *facts) { f.Snapshots = snapshotsOf(im) })
+	return nil
+}
+
+func snapshotsOf(im *types.Image) []string {
+	var out []string
+	for _, d := range im.BlockDeviceMappings {
+		if d.Ebs != nil && aws.ToString(d.Ebs.SnapshotId) != "" {
+			out = append(out, *d.Ebs.SnapshotId)
+		}
+	}
+	return out
+}
+
+func (b *bake) createImage(ctx context.Context, known facts) (string, error) {
+	find := func() (string, error) { return b.imageByName(ctx, b.ec2, known.ImageName) }
+	if b.resumed {
+		if id, err := find(); err != nil || id != "" {
+			return id, err
+		}
+	}
+	tags := b.imageTags()
+	in := &ec2.CreateImageInput{
+		InstanceId: &known.Instance, Name: &known.ImageName, NoReboot: aws.Bool(true), // it is stopped: there is nothing to reboot
+		TagSpecifications: []types.TagSpecification{tagSpec(types.ResourceTypeImage, tags), tagSpec(types.ResourceTypeSnapshot, tags)},
+	}
+	if known.Description != "" {
+		in.Description = &known.Description
+	}
+	if err := b.store.intend(ctx, "CreateImage", known.ImageName); err != nil {
+		return "", err
+	}
+	// moto answers snapshot tags with a plain 500, which the SDK would repeat
+	// for a minute: a 500 on this call is looked at after the third time.
+	few := func(o *ec2.Options) { o.RetryMaxAttempts = 3 }
+	out, err := b.ec2.CreateImage(ctx, in, few)
+	if throttledOr5xx(err) {
+		// The call may have been served and its answer lost.
+		if id, findErr := find(); findErr != nil || id != "" {
+			return id, findErr
+		}
+	}
+	plain := status(err) == 500 || notImplemented(err)
+	if plain {
+		in.TagSpecifications = in.TagSpecifications[:1]
+		out, err = b.ec2.CreateImage(ctx, in)
+	}
+	if isCode(err, "InvalidAMIName.Duplicate") {
+		id, findErr := "", error(nil)
+		patience, cancel := context.WithTimeoutCause(ctx, 30*time.Second, fmt.Errorf("%w; another image has this name: put {{.Time}} into image.name", err))
+		defer cancel()
+		findErr = b.pace.until(patience, func() (done bool, err error) { id, err = find(); return id != "", err })
+		return id, findErr
+	}
+	if err != nil {
+		return "", err
+	}
+	id := aws.ToString(out.ImageId)
+	if plain {
+		b.warn("this endpoint takes no tags for snapshots in CreateImage: they are tagged afterwards")
+		b.store.learn(func(f *facts) { f.Image = id })
+		return id, b.tagSnapshots(ctx, id, tags)
+	}
+	return id, nil
+}
+
+func throttledOr5xx(err error) bool { return throttled(err) || status(err) >= 500 }
+
+func (b *bake) tagSnapshots(ctx context.Context, image string, tags map[string]string) error {
+	return b.pace.visible(ctx, "InvalidAMIID.NotFound", func() error {
+		out, err := b.ec2.DescribeImages(ctx, &ec2.DescribeImagesInput{ImageIds: []string{image}})
+		if err != nil {
+			return err
+		}
+		for _, im := range out.Images {
+			if ids := snapshotsOf(&im); len(ids) > 0 {
+				_, err = b.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: ids, Tags: ec2Tags(tags)})
+			}
+		}
+		return err
+	})
+}
+
+// imageByName finds this bake's image.
+func (b *bake) imageByName(ctx context.Context, api ec2API, name string) (string, error) {
+	out, err := api.DescribeImages(ctx, &ec2.DescribeImagesInput{Owners: []string{"self"}, Filters: append(byTag(tagBake, b.id), types.Filter{Name: aws.String("name"), Values: []string{name}})})
+	if err != nil {
+		return "", fmt.Errorf("look for the image: %w", err)
+	}
+	if len(out.Images) == 0 {
+		return "", nil
+	}
+	return aws.ToString(out.Images[0].ImageId), nil
+}
+
+// requireIMDSv2 lets instances of the image refuse IMDSv1 by default.
+// CreateImage has no parameter for it.
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/configuring-IMDS-new-instances.html
+func (b *bake) requireIMDSv2(ctx context.Context, image string) error {
+	if err := b.store.intend(ctx, "ModifyImageAttribute", image); err != nil {
+		return err
+	}
+	err := b.pace.visible(ctx, "InvalidAMIID.NotFound", func() error {
+		_, err := b.ec2.ModifyImageAttribute(ctx, &ec2.ModifyImageAttributeInput{ImageId: &image, ImdsSupport: &types.AttributeValue{Value: aws.String("v2.0")}},
+			func(o *ec2.Options) { o.RetryMaxAttempts = 5 })
+		if isCode(err, "InvalidAMIID.Unavailable", "IncorrectState") {
+			return &pendingError{err}
+		}
+		return err
+	})
+	if notImplemented(err) {
+		b.warn("this endpoint has no ImdsSupport for images: the launch template must require IMDSv2")
+		return nil
+	}
+	var p *pendingError
+	if errors.As(err, &p) { // AWS takes it once the image is available
+		b.store.learn(func(*facts) {})
+		if _, err := b.waitImage(ctx, b.ec2, image); err != nil {
+			return fmt.Errorf("image %s: %w", image, err)
+		}
+		_, err = b.ec2.ModifyImageAttribute(ctx, &ec2.ModifyImageAttributeInput{ImageId: &image, ImdsSupport: &types.AttributeValue{Value: aws.String("v2.0")}})
+		if err != nil {
+			return fmt.Errorf("require IMDSv2 of image %s: %w", image, err)
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("require IMDSv2 of image %s: %w", image, err)
+	}
+	return nil
+}
+
+// pendingError is not passing: its code must not be seen by until.
+type pendingError struct{ err error }
+
+func (e *pendingError) Error() string        { return e.err.Error() }
+func (e *pendingError) ErrorCode() string    { return "lecafe.pending" }
+func (e *pendingError) ErrorMessage() string { return e.err.Error() }
+
+// waitImage polls until an image is available, showing its snapshots' progress.
+func (b *bake) waitImage(ctx context.Context, api ec2API, id string) (*types.Image, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, imageTimeout, fmt.Errorf("not available after %s", imageTimeout))
+	defer cancel()
+	var im *types.Image
+	began, polls := b.now(), 0
+	err := b.pace.until(ctx, func() (bool, error) {
+		out, err := api.DescribeImages(ctx, &ec2.DescribeImagesInput{ImageIds: []string{id}})
+		if isCode(err, "InvalidAMIID.NotFound") {
+			return false, b.tooLate(began, id) // not visible yet
+		}
+		if err != nil || len(out.Images) == 0 {
+			return false, err
+		}
+		im = &out.Images[0]
+		switch im.State {
+		case types.ImageStateAvailable:
+			return true, nil
+		case types.ImageStatePending:
+			if polls++; polls%5 == 0 {
+				b.snapshotProgress(ctx, api, im, began)
+			}
+			return false, nil
+		}
+		reason := ""
+		if im.StateReason != nil {
+			reason = ": " + aws.ToString(im.StateReason.Message)
+		}
+		return false, fmt.Errorf("it is %s%s; bake again, and ask AWS Support if it fails again", im.State, reason)
+	})
+	return im, err
+}
+
+func (b *bake) tooLate(began time.Time, id string) error {
+	if b.now().Sub(began) > 5*time.Minute {
+		return fmt.Errorf("%s does not show up", id)
+	}
+	return nil
+}
+
+// snapshotProgress shows how far the image is; it is only for people.
+func (b *bake) snapshotProgress(ctx context.Context, api ec2API, im *types.Image, began time.Time) {
+	ids := snapshotsOf(im)
+	if len(ids) == 0 {
+		return
+	}
+	out, err := api.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{SnapshotIds: ids})
+	if err != nil {
+		return
+	}
+	least := 100
+	for _, s := range out.Snapshots {
+		var percent int
+		if _, err := fmt.Sscanf(aws.ToString(s.Progress), "%d%%", &percent); err == nil {
+			least = min(least, percent)
+		}
+	}
+	e := Event{Kind: EventProgress, Phase: b.phaseName(), Text: fmt.Sprintf("snapshots at %d%%", least), Percent: least}
+	if spent := b.now().Sub(began); least > 5 && least < 100 {
+		e.Left = time.Duration(float64(spent) * float64(100-least) / float64(least)).Round(time.Second)
+		e.Text += ", about " + e.Left.String() + " left"
+	}
+	b.emit(e)
+}

@@ -1,0 +1,300 @@
+package bake
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/lecafe/lecafe/bake/manifest"
+)
+
+// network makes the temporary security group, unless the recipe names groups.
+// A group without rules lets nothing in; EC2 lets everything out by default.
+func (b *bake) network(ctx context.Context) error {
+	if len(b.recipe.Builder.SecurityGroups) > 0 || b.store.known().Group != "" {
+		return nil
+	}
+	name := "lecafe-" + b.id
+	find := func() (string, error) {
+		out, err := b.ec2.DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{Filters: append(byTag(tagBake, b.id), types.Filter{Name: aws.String("group-name"), Values: []string{name}})})
+		if err != nil {
+			return "", fmt.Errorf("look for security group %s: %w", name, err)
+		}
+		if len(out.SecurityGroups) == 0 {
+			return "", nil
+		}
+		return aws.ToString(out.SecurityGroups[0].GroupId), nil
+	}
+	if b.resumed {
+		if id, err := find(); err != nil || id != "" {
+			b.store.learn(func(f *facts) { f.Group = id })
+			return err
+		}
+	}
+	vpc, err := b.vpc(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.store.intend(ctx, "CreateSecurityGroup", name); err != nil {
+		return err
+	}
+	out, err := b.ec2.CreateSecurityGroup(ctx, &ec2.CreateSecurityGroupInput{
+		GroupName: &name, VpcId: &vpc, Description: aws.String("lecafe builder: nothing comes in"),
+		TagSpecifications: []types.TagSpecification{tagSpec(types.ResourceTypeSecurityGroup, b.tags())},
+	})
+	id := ""
+	switch {
+	case isCode(err, "InvalidGroup.Duplicate"):
+		// The answer to our own call was lost.
+		err = b.pace.until(ctx, func() (done bool, err error) { id, err = find(); return id != "", err })
+	case err == nil:
+		id = aws.ToString(out.GroupId)
+	}
+	if err != nil {
+		return fmt.Errorf("create security group %s: %w", name, err)
+	}
+	b.store.learn(func(f *facts) { f.Group = id })
+	return nil
+}
+
+func (b *bake) vpc(ctx context.Context) (string, error) {
+	if len(b.recipe.Builder.Subnets) > 0 {
+		out, err := b.ec2.DescribeSubnets(ctx, &ec2.DescribeSubnetsInput{SubnetIds: b.recipe.Builder.Subnets})
+		if err != nil {
+			return "", fmt.Errorf("describe the builder's subnets: %w", err)
+		}
+		vpc := ""
+		for _, s := range out.Subnets {
+			if vpc != "" && vpc != aws.ToString(s.VpcId) {
+				return "", errors.New("the builder's subnets are in different VPCs; name security groups in the recipe, or subnets of one VPC")
+			}
+			vpc = aws.ToString(s.VpcId)
+		}
+		return vpc, nil
+	}
+	out, err := b.ec2.DescribeVpcs(ctx, &ec2.DescribeVpcsInput{Filters: []types.Filter{{Name: aws.String("is-default"), Values: []string{"true"}}}})
+	if err != nil {
+		return "", fmt.Errorf("look for the default VPC: %w", err)
+	}
+	if len(out.Vpcs) == 0 {
+		return "", fmt.Errorf("there is no default VPC in %s; set builder.subnets in the recipe", b.cfg.Region)
+	}
+	return aws.ToString(out.Vpcs[0].VpcId), nil
+}
+
+// noCapacity are the errors after which the next subnet or type is tried.
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
+var noCapacity = []string{
+	"InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientReservedInstanceCapacity", "Unsupported", "InstanceLimitExceeded",
+	"VcpuLimitExceeded", "InsufficientFreeAddressesInSubnet", "MaxSpotInstanceCountExceeded",
+}
+
+// launch starts the builder: the first instance type and subnet that has
+// capacity. Each attempt has a client token of its own, so that a lost answer
+// never makes two builders.
+func (b *bake) launch(ctx context.Context, userData []byte) error {
+	if b.store.known().Instance != "" {
+		return nil
+	}
+	subnets := b.recipe.Builder.Subnets
+	if len(subnets) == 0 {
+		subnets = []string{""}
+	}
+	types := b.recipe.Builder.InstanceTypes
+	attempts := len(types) * len(subnets)
+	var last error
+	for first := true; ; first = false {
+		n := b.store.known().Attempt
+		if n >= attempts {
+			return fmt.Errorf("launch builder: no capacity in any of %d combinations of instance type and subnet: %w; add builder.instance_types or builder.subnets", attempts, last)
+		}
+		instanceType, subnet := types[n/len(subnets)], subnets[n%len(subnets)]
+		id, err := b.launchOne(ctx, instanceType, subnet, userData, b.token(n), b.resumed && first)
+		if err == nil {
+			b.store.learn(func(f *facts) { f.Instance = id })
+			return nil
+		}
+		if !isCode(err, noCapacity...) {
+			return fmt.Errorf("launch builder (%s%s): %w", instanceType, cmp.Or(" in "+subnet, ""), err)
+		}
+		b.warn("%s cannot be launched%s: %s; trying the next", instanceType, strings.TrimSuffix(" in "+subnet, " in "), code(err))
+		last = err
+		b.store.learn(func(f *facts) { f.Attempt = n + 1 })
+	}
+}
+
+func (b *bake) token(attempt int) string { return fmt.Sprintf("%s-%d", b.id, attempt) }
+
+func (b *bake) launchOne(ctx context.Context, instanceType, subnet string, userData []byte, token string, look bool) (string, error) {
+	find := func() (string, error) { return b.instanceByToken(ctx, token) }
+	if look {
+		if id, err := find(); err != nil || id != "" {
+			return id, err
+		}
+	}
+	known := b.store.known()
+	tags := b.tags(b.recipe.Builder.Tags, map[string]string{tagRole: "builder", "Name": "lecafe builder: " + b.recipe.Name})
+	volumeTags := maps.Clone(tags)
+	in := &ec2.RunInstancesInput{
+		ImageId: &known.SourceImage, InstanceType: types.InstanceType(instanceType), MinCount: aws.Int32(1), MaxCount: aws.Int32(1), ClientToken: &token,
+		UserData:                          aws.String(base64.StdEncoding.EncodeToString(userData)),
+		InstanceInitiatedShutdownBehavior: types.ShutdownBehaviorTerminate,
+		MetadataOptions: &types.InstanceMetadataOptionsRequest{
+			HttpTokens: types.HttpTokensStateRequired, HttpEndpoint: types.InstanceMetadataEndpointStateEnabled, HttpPutResponseHopLimit: aws.Int32(1),
+		},
+		TagSpecifications:   []types.TagSpecification{tagSpec(types.ResourceTypeInstance, tags), tagSpec(types.ResourceTypeVolume, volumeTags)},
+		BlockDeviceMappings: b.volumes(known.RootDevice),
+	}
+	if p := b.recipe.Builder.InstanceProfile; strings.HasPrefix(p, "arn:") {
+		in.IamInstanceProfile = &types.IamInstanceProfileSpecification{Arn: &p}
+	} else if p != "" {
+		in.IamInstanceProfile = &types.IamInstanceProfileSpecification{Name: &p}
+	}
+	groups := b.recipe.Builder.SecurityGroups
+	if known.Group != "" {
+		groups = []string{known.Group}
+	}
+	if public := b.recipe.Builder.AssociatePublicIP; public != nil {
+		// A public address is a matter of the interface, and then so are the
+		// subnet and the groups.
+		nic := types.InstanceNetworkInterfaceSpecification{DeviceIndex: aws.Int32(0), AssociatePublicIpAddress: public, Groups: groups, DeleteOnTermination: aws.Bool(true)}
+		if subnet != "" {
+			nic.SubnetId = &subnet
+		}
+		in.NetworkInterfaces = []types.InstanceNetworkInterfaceSpecification{nic}
+	} else {
+		in.SecurityGroupIds = groups
+		if subnet != "" {
+			in.SubnetId = &subnet
+		}
+	}
+	if err := b.store.intend(ctx, "RunInstances", token); err != nil {
+		return "", err
+	}
+	var out *ec2.RunInstancesOutput
+	run := func() (err error) { out, err = b.ec2.RunInstances(ctx, in); return err }
+	// A group made a moment ago may not be known yet.
+	err := b.pace.visible(ctx, "InvalidGroup.NotFound", run)
+	if isCode(err, "IdempotentParameterMismatch") {
+		// The token was used by this bake before, with URLs signed earlier:
+		// the instance exists, or soon shows.
+		id := ""
+		err := b.pace.until(ctx, func() (done bool, err error) { id, err = find(); return id != "", err })
+		return id, err
+	}
+	if err != nil {
+		return "", err
+	}
+	return aws.ToString(out.Instances[0].InstanceId), nil
+}
+
+func (b *bake) instanceByToken(ctx context.Context, token string) (string, error) {
+	out, err := b.ec2.DescribeInstances(ctx, &ec2.DescribeInstancesInput{Filters: []types.Filter{{Name: aws.String("client-token"), Values: []string{token}}}})
+	if err != nil {
+		return "", fmt.Errorf("look for the builder: %w", err)
+	}
+	for _, r := range out.Reservations {
+		for _, i := range r.Instances {
+			if aws.ToString(i.ClientToken) == token {
+				return aws.ToString(i.InstanceId), nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// volumes are the builder's block devices: the recipe's changes to the root
+// volume, its further volumes, and encryption, which the image inherits.
+func (b *bake) volumes(root string) []types.BlockDeviceMapping {
+	im := b.recipe.Image
+	ebs := func(v ebsVolume) *types.EbsBlockDevice {
+		d := &types.EbsBlockDevice{DeleteOnTermination: aws.Bool(true), VolumeType: types.VolumeType(v.Type)}
+		if v.Size > 0 {
+			d.VolumeSize = aws.Int32(v.Size)
+		}
+		if v.IOPS > 0 {
+			d.Iops = aws.Int32(v.IOPS)
+		}
+		if v.Throughput > 0 {
+			d.Throughput = aws.Int32(v.Throughput)
+		}
+		if e := im.Encryption; e != nil {
+			d.Encrypted = aws.Bool(true)
+			if e.KMSKey != "" {
+				d.KmsKeyId = aws.String(e.KMSKey)
+			}
+		}
+		return d
+	}
+	var out []types.BlockDeviceMapping
+	if (im.Volume != ebsVolume{}) || im.Encryption != nil {
+		out = append(out, types.BlockDeviceMapping{DeviceName: aws.String(cmp.Or(root, "/dev/xvda")), Ebs: ebs(im.Volume)})
+	}
+	for _, v := range im.Volumes {
+		out = append(out, types.BlockDeviceMapping{DeviceName: aws.String(v.Device), Ebs: ebs(v)})
+	}
+	return out
+}
+
+// userData returns the builder's.
+func (b *bake) userData(url string) ([]byte, error) {
+	boot := manifest.Boot{URL: url, Deadline: b.store.known().Deadline, Proxy: b.recipe.Builder.Proxy, NoProxy: b.recipe.Builder.NoProxy}
+	if p := b.recipe.Builder.CABundle; p != "" {
+		data, err := os.ReadFile(b.recipe.Resolve(p))
+		if err != nil {
+			return nil, fmt.Errorf("read builder.ca_bundle: %w", err)
+		}
+		boot.CABundle = data
+	}
+	return manifest.UserData(boot)
+}
+
+// describeInstance returns one instance; gone ones too.
+func (b *bake) describeInstance(ctx context.Context, id string) (*types.Instance, error) {
+	out, err := b.ec2.DescribeInstances(ctx, &ec2.DescribeInstancesInput{InstanceIds: []string{id}})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range out.Reservations {
+		for _, i := range r.Instances {
+			return &i, nil
+		}
+	}
+	return nil, nil
+}
+
+// waitInstance polls until the instance has one of the states.
+func (b *bake) waitInstance(ctx context.Context, id string, limit time.Duration, states ...types.InstanceStateName) (types.InstanceStateName, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("instance %s is not %s after %s", id, states[0], limit))
+	defer cancel()
+	var got types.InstanceStateName
+	err := b.pace.until(ctx, func() (bool, error) {
+		i, err := b.describeInstance(ctx, id)
+		if isCode(err, "InvalidInstanceID.NotFound") || (err == nil && (i == nil || i.State == nil)) {
+			// Not visible yet, or gone for over an hour.
+			got = types.InstanceStateNameTerminated
+			return states[0] == types.InstanceStateNameTerminated, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		got = i.State.Name
+		for _, s := range states {
+			if got == s {
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	return got, err
+}

@@ -1,0 +1,372 @@
+package bake
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/goccy/go-yaml"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lecafe/lecafe/bake/manifest"
+	"github.com/lecafe/lecafe/bake/recipe"
+)
+
+// Names of the staging objects, below PREFIX/BAKE-ID/.
+const (
+	manifestName = "manifest.json"
+	progressName = "progress.json"
+	resultName   = "result.json"
+	recipeName   = "recipe.json"
+	builderName  = "lecafe-builder"
+	agentName    = "lecafe-agent"
+	bundleName   = "bundle.tar.gz"
+)
+
+func presigner(c *s3.Client) *s3.PresignClient {
+	return s3.NewPresignClient(c, func(o *s3.PresignOptions) {
+		o.ClientOptions = append(o.ClientOptions, func(o *s3.Options) {
+			// A presigned PUT must not promise the checksum of a body that
+			// is not known yet.
+			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
+		})
+	})
+}
+
+// planOf names the recipe's files anew, as they stand in the bundle. It
+// returns them by that name.
+func planOf(r *recipe.Recipe, bakeID string) (*manifest.Plan, map[string]string, error) {
+	settings, err := yaml.Marshal(r.Agent)
+	if err != nil {
+		return nil, nil, fmt.Errorf("encode agent settings: %w", err)
+	}
+	p := &manifest.Plan{BakeID: bakeID, Recipe: r.Name, Names: map[string]string{}, Settings: string(settings), Clean: r.Clean}
+	files := map[string]string{}
+	bundled := func(name string) string {
+		in := fmt.Sprintf("files/%d", len(files)+1)
+		files[in], p.Names[in] = r.Resolve(name), name
+		return in
+	}
+	for _, s := range r.Provision {
+		if s.Script != "" {
+			s.Script = bundled(s.Script)
+		}
+		s.Files = slices.Clone(s.Files)
+		for i, f := range s.Files {
+			if f.Source != "" {
+				s.Files[i].Source = bundled(f.Source)
+			}
+		}
+		if s.Packages != nil && len(s.Packages.Files) > 0 {
+			pk := *s.Packages
+			pk.Files = slices.Clone(pk.Files)
+			for i, f := range pk.Files {
+				pk.Files[i] = bundled(f)
+			}
+			s.Packages = &pk
+		}
+		p.Steps = append(p.Steps, s)
+	}
+	return p, files, nil
+}
+
+// bundle writes the plan and the files as tar.gz. The same input gives the
+// same bytes.
+func bundle(w io.Writer, p *manifest.Plan, files map[string]string) error {
+	z := gzip.NewWriter(w)
+	t := tar.NewWriter(z)
+	plan, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("encode plan: %w", err)
+	}
+	add := func(name string, size int64, r io.Reader) error {
+		if err := t.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o600, Size: size, Format: tar.FormatPAX}); err != nil {
+			return err
+		}
+		_, err := io.Copy(t, r)
+		return err
+	}
+	if err := add(manifest.PlanName, int64(len(plan)), bytes.NewReader(plan)); err != nil {
+		return err
+	}
+	names := make([]string, 0, len(files))
+	for name := range files {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		err := func() (err error) {
+			f, err := os.Open(files[name])
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, f.Close()) }()
+			info, err := f.Stat()
+			if err != nil {
+				return err
+			}
+			return add(name, info.Size(), f)
+		}()
+		if err != nil {
+			return fmt.Errorf("bundle %s: %w", p.Names[name], err)
+		}
+	}
+	return errors.Join(t.Close(), z.Close())
+}
+
+// stage uploads what the builder fetches, and the recipe for whoever resumes.
+func (b *bake) stage(ctx context.Context) error {
+	if f := b.store.known(); f.Staged {
+		return nil
+	}
+	if b.recipe.Dir == "" {
+		return fmt.Errorf("the bake died before its files were staged: give the recipe too, or remove it with lecafe gc")
+	}
+	plan, files, err := planOf(b.recipe, b.id)
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp("", "lecafe-bundle-*")
+	if err != nil {
+		return fmt.Errorf("stage bundle: %w", err)
+	}
+	defer func() { _ = os.Remove(tmp.Name()); _ = tmp.Close() }()
+	if err := bundle(tmp, plan, files); err != nil {
+		return err
+	}
+	if err := tmp.Close(); err != nil {
+		return fmt.Errorf("stage bundle: %w", err)
+	}
+	sums := map[string]file{}
+	paths := map[string]string{builderName: b.opts.Programs.Builder, agentName: b.opts.Programs.Agent, bundleName: tmp.Name()}
+	for name, p := range paths {
+		if sums[name], err = sumFile(p); err != nil {
+			return fmt.Errorf("stage %s: %w", name, err)
+		}
+	}
+	portable, err := json.Marshal(b.recipe)
+	if err != nil {
+		return fmt.Errorf("encode recipe: %w", err)
+	}
+	b.store.learn(func(f *facts) { f.Files = sums })
+	if err := b.store.intend(ctx, "PutObject", b.store.key("")); err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return b.putObject(gctx, recipeName, bytes.NewReader(portable)) })
+	for name, p := range paths {
+		g.Go(func() (err error) {
+			f, err := os.Open(p)
+			if err != nil {
+				return fmt.Errorf("stage %s: %w", name, err)
+			}
+			defer func() { err = errors.Join(err, f.Close()) }()
+			return b.putObject(gctx, name, f)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	b.store.learn(func(f *facts) { f.Staged = true })
+	return nil
+}
+
+func (b *bake) putObject(ctx context.Context, name string, body io.ReadSeeker) error {
+	_, err := b.s3.PutObject(ctx, &s3.PutObjectInput{Bucket: &b.store.bucket, Key: aws.String(b.store.key(name)), Body: body})
+	if err != nil {
+		return fmt.Errorf("stage s3://%s/%s: %w", b.store.bucket, b.store.key(name), err)
+	}
+	return nil
+}
+
+func sumFile(path string) (_ file, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return file{}, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	return file{SHA256: hex.EncodeToString(h.Sum(nil)), Size: n}, err
+}
+
+// longestURL is how long presigned URLs are valid at most; they die earlier
+// with the credentials that signed them.
+const longestURL = time.Hour
+
+// lease signs URLs and knows how long they will work.
+func (b *bake) urlLife(ctx context.Context) (time.Duration, error) {
+	creds, err := b.cfg.Credentials.Retrieve(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("sign URLs: %w", err)
+	}
+	if !creds.CanExpire {
+		return longestURL, nil
+	}
+	left := creds.Expires.Sub(b.now())
+	b.mu.Lock()
+	if creds.AccessKeyID != b.signedBy {
+		b.signedBy, b.signedLife = creds.AccessKeyID, left
+	}
+	half := b.signedLife / 2
+	b.mu.Unlock()
+	if left > half {
+		return min(left, longestURL), nil
+	}
+	// Half of the session is over: ask for a new one while the builder can
+	// still read the manifest that it signed.
+	if cache, ok := b.cfg.Credentials.(*aws.CredentialsCache); ok {
+		cache.Invalidate()
+		if creds, err = b.cfg.Credentials.Retrieve(ctx); err != nil {
+			return 0, fmt.Errorf("renew credentials: %w", err)
+		}
+		if creds.CanExpire {
+			left = creds.Expires.Sub(b.now())
+		} else {
+			left = longestURL
+		}
+	}
+	return max(min(left, longestURL), time.Second), nil
+}
+
+// writeManifest signs everything anew. It returns the URL of the manifest.
+func (b *bake) writeManifest(ctx context.Context) (self string, life time.Duration, err error) {
+	life, err = b.urlLife(ctx)
+	if err != nil {
+		return "", 0, err
+	}
+	valid := s3.WithPresignExpires(life)
+	get := func(name string) string {
+		var req *v4.PresignedHTTPRequest
+		if err == nil {
+			req, err = b.signer.PresignGetObject(ctx, &s3.GetObjectInput{Bucket: &b.store.bucket, Key: aws.String(b.store.key(name))}, valid)
+		}
+		if err != nil {
+			return ""
+		}
+		return req.URL
+	}
+	put := func(name string) string {
+		var req *v4.PresignedHTTPRequest
+		if err == nil {
+			req, err = b.signer.PresignPutObject(ctx, &s3.PutObjectInput{Bucket: &b.store.bucket, Key: aws.String(b.store.key(name))}, valid)
+		}
+		if err != nil {
+			return ""
+		}
+		return req.URL
+	}
+	known := b.store.known()
+	entry := func(name string) manifest.File {
+		f := known.Files[name]
+		return manifest.File{URL: get(name), SHA256: f.SHA256, Size: f.Size}
+	}
+	b.mu.Lock()
+	b.manifests++
+	serial := b.manifests
+	b.mu.Unlock()
+	m := manifest.Manifest{
+		Schema: manifest.Schema, BakeID: b.id, Serial: serial, Deadline: known.Deadline, Self: get(manifestName),
+		RenewSeconds: int(max(min(life/8, manifest.RenewEvery), time.Second) / time.Second),
+		Builder:      entry(builderName), Agent: entry(agentName), Bundle: entry(bundleName), Progress: put(progressName), Result: put(resultName),
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("sign URLs: %w", err)
+	}
+	data, err := m.Encode()
+	if err != nil {
+		return "", 0, err
+	}
+	return m.Self, life, b.putObject(ctx, manifestName, bytes.NewReader(data))
+}
+
+// renew rewrites the manifest and beats, until stopped. A renewal that fails
+// is tried again soon: the URLs out there live on for a while.
+func (b *bake) renew(ctx context.Context, life time.Duration) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		next := b.now().Add(life / 8)
+		for {
+			if b.pace.sleep(ctx, max(min(leaseTime/3, next.Sub(b.now())), 100*time.Millisecond)) != nil {
+				return
+			}
+			if err := b.store.update(ctx, func(*journal) {}); errors.Is(err, ErrTakenOver) {
+				b.fail(err)
+				return
+			}
+			if b.now().Before(next) {
+				continue
+			}
+			_, l, err := b.writeManifest(ctx)
+			if err != nil {
+				if ctx.Err() == nil {
+					b.warn("the builder's URLs could not be renewed: %v", err)
+				}
+				next = b.now().Add(min(life/16, 15*time.Second))
+				continue
+			}
+			life, next = l, b.now().Add(min(l/8, 5*time.Minute))
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// unstage deletes the staging objects but the journal.
+func (b *bake) unstage(ctx context.Context) error {
+	objects, err := listObjects(ctx, b.s3, b.store.bucket, b.store.key("")+"/")
+	if err != nil {
+		return err
+	}
+	var ids []types.ObjectIdentifier
+	for _, key := range objects {
+		if key != b.store.key(journalName) {
+			ids = append(ids, types.ObjectIdentifier{Key: aws.String(key)})
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	out, err := b.s3.DeleteObjects(ctx, &s3.DeleteObjectsInput{Bucket: &b.store.bucket, Delete: &types.Delete{Objects: ids, Quiet: aws.Bool(true)}})
+	if err != nil {
+		return fmt.Errorf("delete staging objects s3://%s/%s: %w", b.store.bucket, b.store.key(""), err)
+	}
+	for _, e := range out.Errors {
+		return fmt.Errorf("delete s3://%s/%s: %s: %s", b.store.bucket, aws.ToString(e.Key), aws.ToString(e.Code), aws.ToString(e.Message))
+	}
+	return nil
+}
+
+func listObjects(ctx context.Context, api s3API, bucket, prefix string) ([]string, error) {
+	var keys []string
+	in := &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix}
+	for {
+		out, err := api.ListObjectsV2(ctx, in)
+		if err != nil {
+			return nil, fmt.Errorf("list s3://%s/%s: %w", bucket, prefix, err)
+		}
+		for _, o := range out.Contents {
+			keys = append(keys, filepath.ToSlash(aws.ToString(o.Key)))
+		}
+		if !aws.ToBool(out.IsTruncated) {
+			return keys, nil
+		}
+		in.ContinuationToken = out.NextContinuationToken
+	}
+}
