@@ -354,7 +354,7 @@ func (a *Agent) queue(ctx context.Context, cfg aws.Config, queue string) {
 func (a *Agent) configs(ctx context.Context, cfg aws.Config, s settings.Settings) {
 	client := instance.S3(cfg, "")
 	for i, o := range s.Config {
-		c, err := config.New(o, config.Options{Client: client, Units: a.configUnits(), Ready: a.ready, Dir: filepath.Join(a.stateDir(), "config"), Root: a.o.Root, Log: a.log})
+		c, err := config.New(o, config.Options{Get: client.GetObject, Units: a.configUnits(), Ready: a.ready, Dir: filepath.Join(a.stateDir(), "config"), Root: a.o.Root, Log: a.log})
 		if err != nil {
 			a.trouble("config "+o.Path, &report.Cause{Stage: report.StageConfig, Code: report.CodeConfigInvalid, File: o.Path, Message: "The config's store cannot be opened: " + err.Error() + "."}, true)
 			continue
@@ -370,14 +370,16 @@ func (a *Agent) configs(ctx context.Context, cfg aws.Config, s settings.Settings
 func (a *Agent) awsSinks(cfg aws.Config, s settings.Settings, meta *imds.Client) []sinks.Sink {
 	var out []sinks.Sink
 	if b := s.Report.S3.Bucket; b != "" {
-		out = append(out, sinks.S3{Client: instance.S3(cfg, s.Report.S3.Region), Bucket: b, Prefix: s.Report.S3.Prefix})
+		out = append(out, sinks.S3{Put: instance.S3(cfg, s.Report.S3.Region).PutObject, Bucket: b, Prefix: s.Report.S3.Prefix})
 	}
 	if q := s.Report.SQS.Queue; q != "" {
-		out = append(out, &sinks.SQS{Client: sqs.NewFromConfig(cfg), Queue: q, Prefix: s.Report.S3.Prefix})
+		client := sqs.NewFromConfig(cfg)
+		out = append(out, &sinks.SQS{URL: client.GetQueueUrl, Message: client.SendMessage, Queue: q, Prefix: s.Report.S3.Prefix})
 	}
 	if h := s.Report.LifecycleHook; h.Name != "" {
+		client := autoscaling.NewFromConfig(cfg)
 		hook := &sinks.Hook{
-			Client: autoscaling.NewFromConfig(cfg), Hook: h.Name,
+			Complete: client.CompleteLifecycleAction, Beat: client.RecordLifecycleActionHeartbeat, Hook: h.Name,
 			Group:      func() string { return a.group(h.Group, meta) },
 			InstanceID: func() string { a.mu.Lock(); defer a.mu.Unlock(); return a.facts.instance.ID },
 		}

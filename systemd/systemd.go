@@ -183,3 +183,11 @@ func (m *Manager) Run(ctx context.Context, argv []string, timeout time.Duration)
 		return fmt.Errorf("run %s: %w", argv[0], ctx.Err())
 	}
 }
+
+// Reread lets systemd read its unit files again.
+func (m *Manager) Reread(ctx context.Context) error {
+	if err := m.conn.ReloadContext(ctx); err != nil {
+		return fmt.Errorf("reread unit files: %w", err)
+	}
+	return nil
+}

@@ -31,9 +31,9 @@ import (
 	"github.com/lecafe/lecafe/agent/settings"
 )
 
-type getter interface {
-	GetObject(context.Context, *s3.GetObjectInput, ...func(*s3.Options)) (*s3.GetObjectOutput, error)
-}
+// getObject is a function and not an interface: in a program that links
+// text/template the linker keeps every method of a client held in one.
+type getObject func(context.Context, *s3.GetObjectInput, ...func(*s3.Options)) (*s3.GetObjectOutput, error)
 
 type units interface {
 	Run(ctx context.Context, argv []string, timeout time.Duration) error
@@ -49,9 +49,9 @@ const (
 
 // Object keeps one object at its path. Make it with New.
 type Object struct {
-	s      settings.Object
-	client getter
-	units  units // nil: no systemd, units are not told
+	s     settings.Object
+	get   getObject
+	units units // nil: no systemd, units are not told
 	// ready is asked after the unit was told: nil once the application works.
 	ready func(ctx context.Context, unit string) error
 	store store
@@ -76,12 +76,12 @@ type Status struct {
 
 // Options are what an Object needs besides its settings.
 type Options struct {
-	Client getter
-	Units  units
-	Ready  func(ctx context.Context, unit string) error
-	Dir    string // state directory, /var/lib/lecafe/config
-	Root   string // the path's root; "/" on an instance
-	Log    *slog.Logger
+	Get   getObject
+	Units units
+	Ready func(ctx context.Context, unit string) error
+	Dir   string // state directory, /var/lib/lecafe/config
+	Root  string // the path's root; "/" on an instance
+	Log   *slog.Logger
 }
 
 // New returns the object that s describes; s has its defaults.
@@ -90,7 +90,7 @@ func New(s settings.Object, o Options) (*Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Object{s: s, client: o.Client, units: o.Units, ready: o.Ready, store: st, log: o.Log}
+	c := &Object{s: s, get: o.Get, units: o.Units, ready: o.Ready, store: st, log: o.Log}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -153,7 +153,7 @@ func (c *Object) sync(ctx context.Context) (bool, error) {
 	if intact && c.pinned(c.store.record.SHA256) {
 		in.IfNoneMatch = aws.String(c.store.record.ETag)
 	}
-	out, err := c.client.GetObject(ctx, in)
+	out, err := c.get(ctx, in)
 	if status(err) == http.StatusNotModified {
 		return false, nil
 	}

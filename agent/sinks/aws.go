@@ -24,13 +24,11 @@ const (
 	NameWebhook = "webhook"
 )
 
-type putter interface {
-	PutObject(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (*s3.PutObjectOutput, error)
-}
+type putObject func(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (*s3.PutObjectOutput, error)
 
 // S3 puts reports under their keys.
 type S3 struct {
-	Client         putter
+	Put            putObject
 	Bucket, Prefix string
 }
 
@@ -45,7 +43,7 @@ func (s S3) Send(ctx context.Context, r *report.Report) error {
 		return err
 	}
 	key := report.KeyOf(s.Prefix, r).String()
-	_, err = s.Client.PutObject(ctx, &s3.PutObjectInput{
+	_, err = s.Put(ctx, &s3.PutObjectInput{
 		Bucket: &s.Bucket, Key: &key, Body: bytes.NewReader(doc), ContentLength: aws.Int64(int64(len(doc))),
 		ContentType: aws.String("application/json"), IfNoneMatch: aws.String("*"),
 	})
@@ -64,16 +62,17 @@ func (s S3) Send(ctx context.Context, r *report.Report) error {
 // that a consumer knows sender and verdict without parsing.
 const Attribute = "lecafe-report-key"
 
-type messenger interface {
-	GetQueueUrl(context.Context, *sqs.GetQueueUrlInput, ...func(*sqs.Options)) (*sqs.GetQueueUrlOutput, error)
-	SendMessage(context.Context, *sqs.SendMessageInput, ...func(*sqs.Options)) (*sqs.SendMessageOutput, error)
-}
+type (
+	getQueueURL func(context.Context, *sqs.GetQueueUrlInput, ...func(*sqs.Options)) (*sqs.GetQueueUrlOutput, error)
+	sendMessage func(context.Context, *sqs.SendMessageInput, ...func(*sqs.Options)) (*sqs.SendMessageOutput, error)
+)
 
 // SQS sends reports as messages whose body is the report.
 type SQS struct {
-	Client messenger
-	Queue  string // name or URL
-	Prefix string // of the key in Attribute
+	URL     getQueueURL
+	Message sendMessage
+	Queue   string // name or URL
+	Prefix  string // of the key in Attribute
 
 	mu  sync.Mutex
 	url string
@@ -91,7 +90,7 @@ func (s *SQS) queueURL(ctx context.Context) (string, error) {
 	if s.url != "" {
 		return s.url, nil
 	}
-	out, err := s.Client.GetQueueUrl(ctx, &sqs.GetQueueUrlInput{QueueName: &s.Queue})
+	out, err := s.URL(ctx, &sqs.GetQueueUrlInput{QueueName: &s.Queue})
 	if err != nil {
 		return "", err
 	}
@@ -122,7 +121,7 @@ func (s *SQS) Send(ctx context.Context, r *report.Report) error {
 		}
 		in.MessageGroupId, in.MessageDeduplicationId = &group, &r.ID
 	}
-	if _, err = s.Client.SendMessage(ctx, in); err != nil {
+	if _, err = s.Message(ctx, in); err != nil {
 		return describe("queue "+s.Queue, err, "correct report.sqs.queue, or allow the role sqs:SendMessage")
 	}
 	return nil

@@ -11,10 +11,12 @@ import (
 	"github.com/lecafe/lecafe/agent/report"
 )
 
-type scaler interface {
-	CompleteLifecycleAction(context.Context, *autoscaling.CompleteLifecycleActionInput, ...func(*autoscaling.Options)) (*autoscaling.CompleteLifecycleActionOutput, error)
-	RecordLifecycleActionHeartbeat(context.Context, *autoscaling.RecordLifecycleActionHeartbeatInput, ...func(*autoscaling.Options)) (*autoscaling.RecordLifecycleActionHeartbeatOutput, error)
-}
+// The calls the hook makes, as functions: in a program that links
+// text/template the linker keeps every method of a client held in an interface.
+type (
+	completeAction func(context.Context, *autoscaling.CompleteLifecycleActionInput, ...func(*autoscaling.Options)) (*autoscaling.CompleteLifecycleActionOutput, error)
+	recordBeat     func(context.Context, *autoscaling.RecordLifecycleActionHeartbeatInput, ...func(*autoscaling.Options)) (*autoscaling.RecordLifecycleActionHeartbeatOutput, error)
+)
 
 // hookPatience is how often a completion is tried that Auto Scaling knows no
 // action for. Too early is rare (the instance is in Pending:Wait before it
@@ -23,7 +25,8 @@ const hookPatience = 6
 
 // Hook completes an Auto Scaling lifecycle action.
 type Hook struct {
-	Client     scaler
+	Complete   completeAction
+	Beat       recordBeat
 	Hook       string
 	Group      func() string // known late: "" while it is not
 	InstanceID func() string
@@ -46,7 +49,7 @@ func (h *Hook) Send(ctx context.Context, r *report.Report) error {
 		return fmt.Errorf("complete lifecycle hook %s: the Auto Scaling group is not known; set report.lifecycle_hook.group, or turn instance tags in metadata on", h.Hook)
 	}
 	id := r.Instance.ID
-	_, err := h.Client.CompleteLifecycleAction(ctx, &autoscaling.CompleteLifecycleActionInput{
+	_, err := h.Complete(ctx, &autoscaling.CompleteLifecycleActionInput{
 		AutoScalingGroupName: &group, LifecycleHookName: &h.Hook, InstanceId: &id, LifecycleActionResult: &result,
 	})
 	if err == nil {
@@ -73,7 +76,7 @@ func (h *Hook) Heartbeat(ctx context.Context) error {
 	if group == "" || id == "" {
 		return nil
 	}
-	_, err := h.Client.RecordLifecycleActionHeartbeat(ctx, &autoscaling.RecordLifecycleActionHeartbeatInput{
+	_, err := h.Beat(ctx, &autoscaling.RecordLifecycleActionHeartbeatInput{
 		AutoScalingGroupName: &group, LifecycleHookName: &h.Hook, InstanceId: aws.String(id),
 	})
 	if err != nil {

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/lecafe/lecafe/agent"
+	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/internal/exitcode"
+	"github.com/lecafe/lecafe/internal/version"
+	"github.com/lecafe/lecafe/systemd"
+)
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "run",
+		Usage: "judge this boot, report it and keep the config (lecafe-agent.service)",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "root", Usage: "`DIR` that stands for /", Value: "/", Hidden: true},
+			&cli.StringFlag{Name: "imds", Usage: "`URL` of instance metadata", Hidden: true},
+			&cli.StringFlag{Name: "console", Usage: "`DEVICE` to speak on", Value: "/dev/console", Hidden: true},
+		},
+		Action: func(c *cli.Context) error {
+			log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{ReplaceAttr: noTime}))
+			hup := make(chan os.Signal, 1)
+			signal.Notify(hup, syscall.SIGHUP)
+			defer signal.Stop(hup)
+			var notify systemd.Notify
+			last := ""
+			a, err := agent.New(c.Context, agent.Options{
+				Root: c.String("root"), IMDSEndpoint: c.String("imds"), Console: c.String("console"), Log: log, Reload: hup,
+				Notify: func(s agent.State) {
+					if line := statusText(s); line != last {
+						last = line
+						logNotify(log, notify.Status("%s", line))
+					}
+				},
+			})
+			if err != nil {
+				return exitcode.With(exitcode.NotReady, err)
+			}
+			logNotify(log, notify.Ready())
+			defer func() { logNotify(log, notify.Stopping()) }()
+			return a.Run(c.Context)
+		},
+	}
+}
+
+// noTime leaves the time to the journal.
+func noTime(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}
+
+func statusText(s agent.State) string {
+	switch {
+	case s.Judged && len(s.Unsent) > 0:
+		return fmt.Sprintf("%s; %d report deliveries are waiting", s.Verdict, len(s.Unsent))
+	case s.Judged:
+		return string(s.Verdict) + ", reported"
+	case len(s.Causes) > 0:
+		return "booting: " + s.Causes[0].Message
+	}
+	for _, st := range s.Stages {
+		if st.Status == "running" {
+			return "booting: " + string(st.Name)
+		}
+	}
+	return "booting"
+}
+
+func statusCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "status",
+		Usage: "what the running agent knows: verdict, stages, config, reports that wait",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "json", Usage: "print one JSON object"},
+			&cli.StringFlag{Name: "root", Value: "/", Hidden: true},
+		},
+		Action: func(c *cli.Context) error {
+			s, err := agent.ReadState(c.String("root"))
+			if err != nil {
+				return exitcode.With(exitcode.NotReady, err)
+			}
+			if c.Bool("json") {
+				b, err := json.MarshalIndent(s, "", "  ")
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(c.App.Writer, "%s\n", b)
+				return err
+			}
+			printStatus(c, s)
+			if s.Judged && s.Verdict == report.Failure {
+				return exitcode.With(exitcode.Failed, fmt.Errorf("the bootstrap failed"))
+			}
+			return nil
+		},
+	}
+}
+
+func printStatus(c *cli.Context, s agent.State) {
+	w := c.App.Writer
+	verdict := string(s.Verdict)
+	if !s.Judged {
+		verdict = "pending"
+	}
+	fmt.Fprintf(w, "verdict   %s\n          %s\n", verdict, s.Summary)
+	fmt.Fprintf(w, "instance  %s %s %s\n", s.Instance.ID, s.Instance.Type, s.Instance.AvailabilityZone)
+	if s.Sender != "" {
+		fmt.Fprintf(w, "sender    %s\n", s.Sender)
+	}
+	for _, st := range s.Stages {
+		took := ""
+		if st.StartedAt != nil && st.FinishedAt != nil {
+			took = st.FinishedAt.Sub(*st.StartedAt).Round(10 * time.Millisecond).String()
+		}
+		fmt.Fprintf(w, "stage     %-20s %-8s %s\n", st.Name, st.Status, took)
+	}
+	for _, o := range s.Config {
+		line := fmt.Sprintf("generation %d", o.Generation)
+		if !o.Fresh {
+			line += ", not confirmed by S3"
+		}
+		fmt.Fprintf(w, "config    %s %s\n", o.Path, line)
+	}
+	for _, cause := range s.Causes {
+		fmt.Fprintf(w, "trouble   %s: %s\n", cause.Code, cause.Message)
+	}
+	for _, p := range s.Unsent {
+		fmt.Fprintf(w, "unsent    %s to %s: %s\n", p.Report, p.Sink, p.Error)
+	}
+}
+
+func versionCommand() *cli.Command {
+	return &cli.Command{
+		Name: "version", Usage: "print the version",
+		Action: func(c *cli.Context) error {
+			_, err := fmt.Fprintln(c.App.Writer, version.String())
+			return err
+		},
+	}
+}

@@ -1,0 +1,4 @@
+package main
+
+// trapLibrary is empty until userdata/trap has one.
+const trapLibrary = ""
