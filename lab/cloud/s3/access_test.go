@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
+
 func TestBuckets(t *testing.T) {
 	c, store, _ := start(t)
 	ctx := t.Context()

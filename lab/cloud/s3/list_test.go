@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
+
 func TestListing(t *testing.T) {
 	_, c, _ := start(t)
 	for _, k := range []string{"a", "b/1", "b/2", "b/x/3", "c d+e", "c/é", "d/1", "e"} {
