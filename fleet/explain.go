@@ -74,8 +74,7 @@ func stateCode(i *Instance) report.Code {
 	return CodeStopped
 }
 
-// agentLine is what the agent writes on the console for want of a network:
-// "lecafe-agent: VERDICT ...". See agent/report's console sink.
+// consoleSigns are what kernel, systemd and cloud-init say.
 var consoleSigns = []struct {
 	re      *regexp.Regexp
 	code    report.Code

@@ -2,6 +2,7 @@ package fleet_test
 
 import (
 	"cmp"
+	"crypto/md5"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -173,6 +174,7 @@ func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprint(w, `<Error><Code>NoSuchKey</Code></Error>`)
 			return
 		}
+		w.Header().Set("ETag", etag(o.body))
 		_, _ = w.Write(o.body)
 	case "S3:PUT":
 		key := strings.TrimPrefix(r.URL.Path, "/b/")
@@ -196,7 +198,7 @@ func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func etag(b []byte) string { return fmt.Sprintf("%q", fmt.Sprint(len(b), string(b[:min(len(b), 0)]))) }
+func etag(b []byte) string { return fmt.Sprintf("\"%x\"", md5.Sum(b)) }
 
 // unchunk takes the payload out of aws-chunked encoding.
 func unchunk(b []byte) (out []byte) {

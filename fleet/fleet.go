@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/bake/manifest"
 )
 
 // Verdict is what is known of one instance.
@@ -36,7 +37,7 @@ const DefaultDeadline = 12 * time.Minute
 
 // TagBootSeconds is the image's tag with the seconds its canary took to
 // report. Deadlines derive from it where none is given.
-const TagBootSeconds = "lecafe:boot-seconds"
+const TagBootSeconds = manifest.TagBootSeconds
 
 // Instance is what EC2 and Auto Scaling say of one.
 type Instance struct {

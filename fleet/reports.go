@@ -86,6 +86,11 @@ type refusedError struct {
 	detail string
 }
 
+// ErrRefused says that a report was read and is not believed.
+var ErrRefused = errors.New("report refused")
+
+func (e *refusedError) Is(target error) bool { return target == ErrRefused }
+
 func (e *refusedError) Error() string { return string(e.reason) + ": " + e.detail }
 
 // Get reads one report and checks that it is what its key says. A report that
@@ -167,6 +172,9 @@ func (s *shelf) fill(ctx context.Context, r *Reports) error {
 		}
 		n++
 		if o.Key.Sender == "" {
+			if strings.HasSuffix(o.Name, "/") || strings.Contains("/"+o.Name, "/"+fleetDir) {
+				continue // a console's folder marker, a watcher's own
+			}
 			if len(strange) < 1000 {
 				strange = append(strange, o)
 			}
@@ -213,9 +221,6 @@ func (s *shelf) all() []Object {
 func (s *shelf) refusals() []Refusal {
 	var list []Refusal
 	for _, o := range s.strange {
-		if strings.HasSuffix(o.Name, "/") {
-			continue // a console's folder marker
-		}
 		list = append(list, Refusal{Name: o.Name, Reason: Malformed, Detail: "its key is not a report's"})
 	}
 	slices.SortFunc(list, func(a, b Refusal) int { return strings.Compare(a.Name, b.Name) })

@@ -107,6 +107,9 @@ func (w *Watcher) Delta(ctx context.Context, senders []string) (*Snapshot, error
 	return w.judge(ctx)
 }
 
+// Check returns ErrSelection where something that was named does not exist.
+func (w *Watcher) Check(ctx context.Context) error { return w.readInstances(ctx) }
+
 func (w *Watcher) now() time.Time {
 	if w.Now != nil {
 		return w.Now().UTC()

@@ -113,6 +113,9 @@ func newWatcher(c *cli.Context) (*fleet.Watcher, fleet.Where, error) {
 		}
 	}
 	if where.Reports == "" {
+		if err := w.Check(c.Context); err != nil {
+			return nil, where, watchError(err)
+		}
 		return nil, where, badRequest("where the reports are is not known: no launch template's user data names a bucket; give --reports s3://BUCKET/PREFIX or set LECAFE_REPORTS")
 	}
 	bucket := cfg.Copy()
@@ -285,7 +288,7 @@ func explain(c *cli.Context, w *fleet.Watcher, id string) error {
 	}
 	s := &snap.Instances[n]
 	rep, err := w.Report(c.Context, s)
-	if err != nil {
+	if err != nil && !errors.Is(err, fleet.ErrRefused) {
 		return watchError(err)
 	}
 	clues, err := w.Explain(c.Context, s)
@@ -296,7 +299,7 @@ func explain(c *cli.Context, w *fleet.Watcher, id string) error {
 		if clues == nil {
 			clues = []fleet.Clue{}
 		}
-		if err := writeJSON(c.App.Writer, map[string]any{"instance": s, "report": rep, "clues": clues, "notes": snap.Notes}); err != nil {
+		if err := writeJSON(c.App.Writer, map[string]any{"instance": s, "report": rep, "clues": clues, "refused": snap.Refused, "notes": snap.Notes}); err != nil {
 			return err
 		}
 	} else {
@@ -324,6 +327,11 @@ func explain(c *cli.Context, w *fleet.Watcher, id string) error {
 			fmt.Fprintf(out, "%s: %s: %s\n", cl.Source, cl.Code, printable(cl.Message))
 			if cl.Fix != "" {
 				fmt.Fprintf(out, "  fix: %s\n", cl.Fix)
+			}
+		}
+		for _, r := range snap.Refused {
+			if r.InstanceID == s.ID {
+				fmt.Fprintf(out, "refused (%s): %s: %s\n", r.Reason, r.Name, r.Detail)
 			}
 		}
 		for _, note := range snap.Notes {
