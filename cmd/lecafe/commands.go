@@ -10,5 +10,9 @@ func commands() []*cli.Command {
 		userdataCommand(),
 		launchTemplateCommand(),
 		watchCommand(),
+		ordersCommand(),
+		bakeCommand(),
+		recipeCommand(),
+		validateCommand(),
 	}
 }
