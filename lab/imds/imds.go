@@ -70,6 +70,7 @@ type Instance struct {
 	AvailabilityZone string    // default REGION + "a"
 	Account          string    // default wire.Account
 	PendingTime      time.Time // default the clock's now
+	HopLimit         int       // of the token's answer; default 1. See ConnContext
 	AMILaunchIndex   int
 	LifeCycle        string // on-demand (default) or spot
 	RootDevice       string // default /dev/xvda
@@ -133,6 +134,9 @@ type Faults struct {
 
 // Server answers for one instance. It is safe for concurrent use.
 type Server struct {
+	source  func() Instance // nil: inst is changed by Update alone
+	changes []func(*Instance)
+
 	mu      sync.Mutex
 	inst    Instance
 	faults  Faults
@@ -148,11 +152,42 @@ func New(i Instance) *Server {
 	if i.Clock == nil {
 		i.Clock = wire.Scaled(1)
 	}
-	if i.PendingTime.IsZero() {
-		i.PendingTime = i.Clock.Now()
-	}
 	s.inst = withDefaults(i)
 	return s
+}
+
+// Follow returns a Server that asks source for the instance at each request,
+// so that what the EC2 API changes shows at once. Changes made by Update are
+// made on top of what source says, each time. Source is not called before the
+// first request.
+func Follow(source func() Instance) *Server {
+	return &Server{tokens: map[string]time.Time{}, source: source, inst: withDefaults(Instance{Clock: wire.Scaled(1)})}
+}
+
+// refresh asks the source. It must be called without s.mu: the source has
+// locks of its own.
+func (s *Server) refresh() {
+	if s.source == nil {
+		return
+	}
+	i := s.source()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.changes {
+		f(&i)
+	}
+	if i.Clock == nil {
+		i.Clock = s.inst.Clock
+	}
+	s.become(i)
+}
+
+// become makes i the instance told about. The caller holds s.mu.
+func (s *Server) become(i Instance) {
+	if i.Role != s.inst.Role {
+		s.creds, s.expired = wire.Credentials{}, wire.Credentials{}
+	}
+	s.inst = withDefaults(i)
 }
 
 func withDefaults(i Instance) Instance {
@@ -178,6 +213,12 @@ func withDefaults(i Instance) Instance {
 	def(&i.VPCID, "vpc-0123456789abcdef0")
 	def(&i.ReservationID, "r-0123456789abcdef0")
 	def(&i.HTTPTokens, TokensRequired)
+	if i.PendingTime.IsZero() {
+		i.PendingTime = i.Clock.Now()
+	}
+	if i.HopLimit == 0 {
+		i.HopLimit = 1
+	}
 	domain := i.Region + ".compute.internal"
 	if i.Region == "us-east-1" {
 		domain = "ec2.internal"
@@ -186,23 +227,25 @@ func withDefaults(i Instance) Instance {
 	return i
 }
 
-// Update changes the instance's metadata: f gets a copy to change. A changed
-// role or Credentials function forgets the credentials vended before.
+// Update changes the instance's metadata: f gets a copy to change. Another role
+// gets other credentials. Of a Server that follows a source, f is kept and
+// called again at each request.
 func (s *Server) Update(f func(*Instance)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.source != nil {
+		s.changes = append(s.changes, f)
+		return
+	}
 	i := s.inst
 	i.Tags = maps.Clone(i.Tags)
-	role := i.Role
 	f(&i)
-	if i.Role != role {
-		s.creds, s.expired = wire.Credentials{}, wire.Credentials{}
-	}
-	s.inst = withDefaults(i)
+	s.become(i)
 }
 
 // Instance returns what the service tells about.
 func (s *Server) Instance() Instance {
+	s.refresh()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := s.inst
@@ -229,6 +272,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !s.healthy(w, r) {
 		return
 	}
+	s.refresh()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.inst.Clock.Now()
@@ -321,6 +365,8 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, now time.Time) {
 	b := make([]byte, 40)
 	_, _ = rand.Read(b) // never fails
 	token := base64.URLEncoding.EncodeToString(b)
+	limitHops(r.Context(), s.inst.HopLimit)
+	w.Header().Set("Connection", "close") // the limit is the connection's
 	s.tokens[token] = now.Add(time.Duration(ttl) * time.Second)
 	w.Header().Set("X-aws-ec2-metadata-token-ttl-seconds", strconv.Itoa(ttl))
 	w.Header().Set("Content-Type", "text/plain")

@@ -397,3 +397,41 @@ func TestUpdateWhileRead(t *testing.T) {
 	<-done
 	s.want("/latest/meta-data/autoscaling/target-lifecycle-state", "Terminated")
 }
+
+func TestFollow(t *testing.T) {
+	state := "Pending:Wait"
+	s := imds.Follow(func() imds.Instance { return imds.Instance{InstanceID: "i-7", TargetLifecycleState: state} })
+	h := httptest.NewServer(s)
+	defer h.Close()
+	v := service{t, s, h.URL}
+	v.want("/latest/meta-data/autoscaling/target-lifecycle-state", "Pending:Wait")
+	state = "InService"
+	v.want("/latest/meta-data/autoscaling/target-lifecycle-state", "InService")
+	s.Update(func(i *imds.Instance) { i.SpotAction = &imds.SpotAction{Action: "stop"} })
+	v.wantCode("/latest/meta-data/spot/instance-action", 200)
+	state = "Terminated"
+	v.want("/latest/meta-data/autoscaling/target-lifecycle-state", "Terminated")
+	v.wantCode("/latest/meta-data/spot/instance-action", 200)
+	if id := s.Instance().InstanceID; id != "i-7" {
+		t.Errorf("instance %s", id)
+	}
+}
+
+// TestHopLimit reads the limit that the kernel puts on the token's packets.
+func TestHopLimit(t *testing.T) {
+	for _, limit := range []int{1, 2, 64} {
+		s := imds.New(imds.Instance{HopLimit: limit})
+		var ttl int
+		h := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.ServeHTTP(w, r)
+			ttl = imds.Hops(r.Context())
+		}))
+		h.Config.ConnContext = s.ConnContext
+		h.Start()
+		service{t, s, h.URL}.token()
+		h.Close()
+		if ttl != limit {
+			t.Errorf("token sent with TTL %d, want %d", ttl, limit)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -217,6 +218,15 @@ func (c *trackedConn) Close() error {
 	return c.Conn.Close()
 }
 
+// SyscallConn gives access to the socket's options.
+func (c *trackedConn) SyscallConn() (syscall.RawConn, error) {
+	sc, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return sc.SyscallConn()
+}
+
 func (c *trackedConn) CloseWrite() error {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		return tcp.CloseWrite()
@@ -257,6 +267,11 @@ func (s *service) close() error {
 func httpService(ns, addr string, h http.Handler, n *network) *service {
 	return &service{ns: ns, addr: addr, serve: func(l net.Listener) {
 		srv := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}
+		if c, ok := h.(interface {
+			ConnContext(context.Context, net.Conn) context.Context
+		}); ok {
+			srv.ConnContext = c.ConnContext // the metadata service limits its packets' hops
+		}
 		if err := srv.Serve(l); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
 			n.i.log.Warn("serve the machine", "address", addr, "error", err)
 		}
