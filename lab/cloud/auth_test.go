@@ -43,6 +43,9 @@ var calls = map[string]func(context.Context, aws.Config) error{
 		return err
 	},
 	"ec2": func(ctx context.Context, cfg aws.Config) error { return post(ctx, cfg, "ec2", "DescribeInstances") },
+	"autoscaling": func(ctx context.Context, cfg aws.Config) error {
+		return post(ctx, cfg, "autoscaling", "DescribeAutoScalingGroups")
+	},
 }
 
 // post calls a query-protocol action without the service's SDK, which takes
@@ -86,15 +89,15 @@ func TestCredentialsAreChecked(t *testing.T) {
 	}{
 		"valid session": {valid, map[string]string{}},
 		"unknown access key": {wire.Credentials{AccessKeyID: "AKIAUNKNOWN", SecretAccessKey: "test"}, map[string]string{
-			"s3": "InvalidAccessKeyId", "sqs": "InvalidClientTokenId", "ssm": "UnrecognizedClientException", "sts": "InvalidClientTokenId", "ec2": "AuthFailure"}},
+			"s3": "InvalidAccessKeyId", "sqs": "InvalidClientTokenId", "ssm": "UnrecognizedClientException", "sts": "InvalidClientTokenId", "autoscaling": "InvalidClientTokenId", "ec2": "AuthFailure"}},
 		"wrong secret": {otherSecret, map[string]string{
-			"s3": "SignatureDoesNotMatch", "sqs": "SignatureDoesNotMatch", "ssm": "InvalidSignatureException", "sts": "SignatureDoesNotMatch", "ec2": "AuthFailure"}},
+			"s3": "SignatureDoesNotMatch", "sqs": "SignatureDoesNotMatch", "ssm": "InvalidSignatureException", "sts": "SignatureDoesNotMatch", "autoscaling": "SignatureDoesNotMatch", "ec2": "AuthFailure"}},
 		"wrong token": {otherToken, map[string]string{
-			"s3": "InvalidToken", "sqs": "InvalidClientTokenId", "ssm": "UnrecognizedClientException", "sts": "InvalidClientTokenId", "ec2": "AuthFailure"}},
+			"s3": "InvalidToken", "sqs": "InvalidClientTokenId", "ssm": "UnrecognizedClientException", "sts": "InvalidClientTokenId", "autoscaling": "InvalidClientTokenId", "ec2": "AuthFailure"}},
 		"no token": {noToken, map[string]string{
-			"s3": "InvalidAccessKeyId", "sqs": "InvalidClientTokenId", "ssm": "UnrecognizedClientException", "sts": "InvalidClientTokenId", "ec2": "AuthFailure"}},
+			"s3": "InvalidAccessKeyId", "sqs": "InvalidClientTokenId", "ssm": "UnrecognizedClientException", "sts": "InvalidClientTokenId", "autoscaling": "InvalidClientTokenId", "ec2": "AuthFailure"}},
 		"expired session": {expired, map[string]string{
-			"s3": "ExpiredToken", "sqs": "ExpiredToken", "ssm": "ExpiredTokenException", "sts": "ExpiredToken", "ec2": "RequestExpired"}},
+			"s3": "ExpiredToken", "sqs": "ExpiredToken", "ssm": "ExpiredTokenException", "sts": "ExpiredToken", "autoscaling": "ExpiredToken", "ec2": "RequestExpired"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for service, call := range calls {
@@ -118,12 +121,12 @@ func TestSkewedClockIsRefused(t *testing.T) {
 	clock := wire.NewManual(time.Now().Add(time.Hour))
 	c := cloudtest.New(t, cloud.Options{Clock: clock})
 	want := map[string]string{
-		"s3": "RequestTimeTooSkewed", "sqs": "SignatureDoesNotMatch", "ssm": "InvalidSignatureException", "sts": "SignatureDoesNotMatch", "ec2": "RequestExpired",
+		"s3": "RequestTimeTooSkewed", "sqs": "SignatureDoesNotMatch", "ssm": "InvalidSignatureException", "sts": "SignatureDoesNotMatch", "autoscaling": "SignatureDoesNotMatch", "ec2": "RequestExpired",
 	}
 	for service, call := range calls {
 		t.Run(service, func(t *testing.T) {
 			code(t, call(t.Context(), noRetry(c.Config())), want[service])
-			if service == "ec2" {
+			if service == "ec2" || service == "autoscaling" { // called without the SDK
 				return
 			}
 			cfg := c.Config()

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lecafe/lecafe/lab/cloud/autoscaling"
 	"github.com/lecafe/lecafe/lab/cloud/ec2"
 	"github.com/lecafe/lecafe/lab/cloud/policy"
 	"github.com/lecafe/lecafe/lab/cloud/s3"
@@ -37,12 +38,15 @@ type Options struct {
 	IMDS     func(instanceID string, info func() ec2.InstanceInfo) http.Handler
 	Ports    []int // loopback ports that instances reach: this cloud's own
 	Times    ec2.Times
+	// How long Auto Scaling's own reactions take.
+	ScalingTimes autoscaling.Times
 }
 
 // Cloud is the local AWS: an http.Handler of every service.
 type Cloud struct {
 	Vault *wire.Vault
 	EC2   *ec2.Server
+	Auto  *autoscaling.Server
 	S3    *s3.Server
 	SQS   *sqs.Server
 	SSM   *ssm.Server
@@ -89,12 +93,14 @@ func New(o Options) *Cloud {
 	c.EC2 = ec2.New(ec2.Options{
 		Clock: o.Clock, Vault: c.Vault, Machines: o.Machines, Region: o.Region, Ports: o.Ports, Times: o.Times, IMDS: o.IMDS, Log: o.Log,
 	})
+	c.Auto = autoscaling.New(autoscaling.Options{Clock: o.Clock, Instances: c.EC2, Region: o.Region, Times: o.ScalingTimes})
 	c.services = map[string]service{
-		"ec2": {c.EC2, ec2Query, needsEC2},
-		"s3":  {c.S3, restXML, needsS3},
-		"sqs": {c.SQS, queryJSON, needsSQS},
-		"ssm": {c.SSM, awsJSON, needsSSM},
-		"sts": {c.STS, awsQuery, needsSTS},
+		"autoscaling": {c.Auto, awsQuery, needsAutoScaling},
+		"ec2":         {c.EC2, ec2Query, needsEC2},
+		"s3":          {c.S3, restXML, needsS3},
+		"sqs":         {c.SQS, queryJSON, needsSQS},
+		"ssm":         {c.SSM, awsJSON, needsSSM},
+		"sts":         {c.STS, awsQuery, needsSTS},
 	}
 	return c
 }
