@@ -1,0 +1,474 @@
+package ec2
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lecafe/lecafe/lab/cloud/query"
+)
+
+type vpcOut struct {
+	ID        string `xml:"vpcId"`
+	State     string `xml:"state"`
+	CIDR      string `xml:"cidrBlock"`
+	DHCP      string `xml:"dhcpOptionsId"`
+	Tenancy   string `xml:"instanceTenancy"`
+	IsDefault bool   `xml:"isDefault"`
+	Owner     string `xml:"ownerId"`
+	Tags      []tag  `xml:"tagSet>item"`
+}
+
+type describeVpcsIn struct {
+	dry
+	paging
+	IDs     []string `q:"VpcId"`
+	Filters []filter `q:"Filter"`
+}
+
+type describeVpcsOut struct {
+	Vpcs      []vpcOut `xml:"vpcSet>item"`
+	NextToken string   `xml:"nextToken"`
+}
+
+var vpcFilters = filters[*vpc]{
+	"vpc-id":     func(v *vpc) []string { return one(v.id) },
+	"cidr":       func(v *vpc) []string { return one(v.cidr.String()) },
+	"cidr-block": func(v *vpc) []string { return one(v.cidr.String()) },
+	"state":      func(*vpc) []string { return one("available") },
+	"owner-id":   func(*vpc) []string { return one(account) },
+	"is-default": func(v *vpc) []string { return yes(v.isDefault) },
+	"isDefault":  func(v *vpc) []string { return yes(v.isDefault) }, // as the console and Packer name it
+}
+
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeVpcs.html
+func (c *call) describeVpcs(in *describeVpcsIn) (any, error) {
+	match, err := vpcFilters.compile(in.Filters)
+	if err != nil {
+		return nil, err
+	}
+	page, next, err := list(&c.r.vpcs, in.IDs, in.paging, 5, vpcNotFound, match)
+	if err != nil {
+		return nil, err
+	}
+	out := &describeVpcsOut{NextToken: next}
+	for _, v := range page {
+		out.Vpcs = append(out.Vpcs, vpcOut{v.id, "available", v.cidr.String(), "dopt-0000000000000000a", "default", v.isDefault, account, v.tags})
+	}
+	return out, nil
+}
+
+type subnetOut struct {
+	ID           string `xml:"subnetId"`
+	Arn          string `xml:"subnetArn"`
+	State        string `xml:"state"`
+	VpcID        string `xml:"vpcId"`
+	CIDR         string `xml:"cidrBlock"`
+	Free         int    `xml:"availableIpAddressCount"`
+	AZ           string `xml:"availabilityZone"`
+	AZID         string `xml:"availabilityZoneId"`
+	DefaultForAz bool   `xml:"defaultForAz"`
+	MapPublicIP  bool   `xml:"mapPublicIpOnLaunch"`
+	Owner        string `xml:"ownerId"`
+	Tags         []tag  `xml:"tagSet>item"`
+}
+
+type describeSubnetsIn struct {
+	dry
+	paging
+	IDs     []string `q:"SubnetId"`
+	Filters []filter `q:"Filter"`
+}
+
+type describeSubnetsOut struct {
+	Subnets   []subnetOut `xml:"subnetSet>item"`
+	NextToken string      `xml:"nextToken"`
+}
+
+var subnetFilters = filters[*subnet]{
+	"subnet-id":                  func(s *subnet) []string { return one(s.id) },
+	"vpc-id":                     func(s *subnet) []string { return one(s.vpc.id) },
+	"availability-zone":          func(s *subnet) []string { return one(s.az) },
+	"availabilityZone":           func(s *subnet) []string { return one(s.az) },
+	"availability-zone-id":       func(s *subnet) []string { return one(zoneID(s.az)) },
+	"available-ip-address-count": func(s *subnet) []string { return one(strconv.Itoa(s.size() - s.used)) },
+	"cidr-block":                 func(s *subnet) []string { return one(s.cidr.String()) },
+	"default-for-az":             func(s *subnet) []string { return yes(s.isDefault) },
+	"defaultForAz":               func(s *subnet) []string { return yes(s.isDefault) },
+	"map-public-ip-on-launch":    func(s *subnet) []string { return yes(s.public) },
+	"state":                      func(*subnet) []string { return one("available") },
+	"owner-id":                   func(*subnet) []string { return one(account) },
+}
+
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeSubnets.html
+func (c *call) describeSubnets(in *describeSubnetsIn) (any, error) {
+	match, err := subnetFilters.compile(in.Filters)
+	if err != nil {
+		return nil, err
+	}
+	page, next, err := list(&c.r.subnets, in.IDs, in.paging, 5, subnetNotFound, match)
+	if err != nil {
+		return nil, err
+	}
+	out := &describeSubnetsOut{NextToken: next}
+	for _, s := range page {
+		out.Subnets = append(out.Subnets, subnetOut{
+			s.id, arn(c.r.name, "subnet", s.id), "available", s.vpc.id, s.cidr.String(), s.size() - s.used, s.az, zoneID(s.az), s.isDefault, s.public, account, s.tags,
+		})
+	}
+	return out, nil
+}
+
+// zoneID makes up an ID such as euc1-az1 for eu-central-1a.
+func zoneID(az string) string {
+	parts := strings.Split(az, "-")
+	last := parts[len(parts)-1] // 1a
+	short := parts[0]
+	for _, p := range parts[1 : len(parts)-1] {
+		short += p[:1]
+	}
+	return short + last[:len(last)-1] + "-az" + strconv.Itoa(int(last[len(last)-1]-'a')+1)
+}
+
+type zonesIn struct {
+	dry
+	Names   []string `q:"ZoneName"`
+	IDs     []string `q:"ZoneId"`
+	All     bool     `q:"AllAvailabilityZones"`
+	Filters []filter `q:"Filter"`
+}
+
+type zoneOut struct {
+	Name   string `xml:"zoneName"`
+	ID     string `xml:"zoneId"`
+	State  string `xml:"zoneState"`
+	Region string `xml:"regionName"`
+	Type   string `xml:"zoneType"`
+	OptIn  string `xml:"optInStatus"`
+	Group  string `xml:"groupName"`
+}
+
+type zonesOut struct {
+	Zones []zoneOut `xml:"availabilityZoneInfo>item"`
+}
+
+// zoneRow makes a zone filterable.
+type zoneRow struct {
+	meta
+	out zoneOut
+}
+
+var zoneFilters = filters[*zoneRow]{
+	"zone-name":     func(z *zoneRow) []string { return one(z.out.Name) },
+	"zone-id":       func(z *zoneRow) []string { return one(z.out.ID) },
+	"zone-type":     func(z *zoneRow) []string { return one(z.out.Type) },
+	"region-name":   func(z *zoneRow) []string { return one(z.out.Region) },
+	"state":         func(z *zoneRow) []string { return one(z.out.State) },
+	"opt-in-status": func(z *zoneRow) []string { return one(z.out.OptIn) },
+	"group-name":    func(z *zoneRow) []string { return one(z.out.Group) },
+}
+
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeAvailabilityZones.html
+func (c *call) describeZones(in *zonesIn) (any, error) {
+	match, err := zoneFilters.compile(in.Filters)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range in.Names {
+		if !slices.Contains(c.r.zones(), name) {
+			return nil, query.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", name)
+		}
+	}
+	out := &zonesOut{}
+	for _, az := range c.r.zones() {
+		row := &zoneRow{out: zoneOut{az, zoneID(az), "available", c.r.name, "availability-zone", "opt-in-not-required", c.r.name}}
+		if (len(in.Names) == 0 || slices.Contains(in.Names, az)) && (len(in.IDs) == 0 || slices.Contains(in.IDs, row.out.ID)) && match(row) {
+			out.Zones = append(out.Zones, row.out)
+		}
+	}
+	return out, nil
+}
+
+type regionsIn struct {
+	dry
+	Names   []string `q:"RegionName"`
+	All     bool     `q:"AllRegions"`
+	Filters []filter `q:"Filter"`
+}
+
+type regionRow struct {
+	meta
+	Name     string `xml:"regionName"`
+	Endpoint string `xml:"regionEndpoint"`
+	OptIn    string `xml:"optInStatus"`
+}
+
+type regionsOut struct {
+	Regions []*regionRow `xml:"regionInfo>item"`
+}
+
+var regionFilters = filters[*regionRow]{
+	"region-name":   func(r *regionRow) []string { return one(r.Name) },
+	"endpoint":      func(r *regionRow) []string { return one(r.Endpoint) },
+	"opt-in-status": func(r *regionRow) []string { return one(r.OptIn) },
+}
+
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeRegions.html
+func (c *call) describeRegions(in *regionsIn) (any, error) {
+	match, err := regionFilters.compile(in.Filters)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range in.Names {
+		if !slices.Contains(knownRegions, name) {
+			return nil, query.Errorf("InvalidParameterValue", "Invalid region: [%s]", name)
+		}
+	}
+	out := &regionsOut{}
+	for _, name := range knownRegions {
+		row := &regionRow{Name: name, Endpoint: "ec2." + name + ".amazonaws.com", OptIn: "opt-in-not-required"}
+		if (len(in.Names) == 0 || slices.Contains(in.Names, name)) && match(row) {
+			out.Regions = append(out.Regions, row)
+		}
+	}
+	return out, nil
+}
+
+// Route tables and internet gateways are one a VPC, made up from it: a default
+// VPC's main table has a route to its gateway.
+// https://docs.aws.amazon.com/vpc/latest/userguide/default-vpc.html
+
+type routeTableRow struct {
+	meta
+	vpc          *vpc
+	ID           string             `xml:"routeTableId"`
+	VpcID        string             `xml:"vpcId"`
+	Owner        string             `xml:"ownerId"`
+	Routes       []routeOut         `xml:"routeSet>item"`
+	Associations []routeAssociation `xml:"associationSet>item"`
+}
+
+type routeOut struct {
+	CIDR    string `xml:"destinationCidrBlock"`
+	Gateway string `xml:"gatewayId"`
+	State   string `xml:"state"`
+	Origin  string `xml:"origin"`
+}
+
+type routeAssociation struct {
+	ID    string `xml:"routeTableAssociationId"`
+	Table string `xml:"routeTableId"`
+	Main  bool   `xml:"main"`
+}
+
+func (v *vpc) suffix() string { return strings.TrimPrefix(v.id, "vpc-") }
+
+func (v *vpc) routeTable() *routeTableRow {
+	id := "rtb-" + v.suffix()
+	t := &routeTableRow{
+		vpc: v, ID: id, VpcID: v.id, Owner: account, Routes: []routeOut{{v.cidr.String(), "local", "active", "CreateRouteTable"}},
+		Associations: []routeAssociation{{"rtbassoc-" + v.suffix(), id, true}},
+	}
+	if v.isDefault {
+		t.Routes = append(t.Routes, routeOut{"0.0.0.0/0", "igw-" + v.suffix(), "active", "CreateRoute"})
+	}
+	return t
+}
+
+var routeTableFilters = filters[*routeTableRow]{
+	"route-table-id":             func(t *routeTableRow) []string { return one(t.ID) },
+	"association.route-table-id": func(t *routeTableRow) []string { return one(t.ID) },
+	"vpc-id":                     func(t *routeTableRow) []string { return one(t.VpcID) },
+	"owner-id":                   func(*routeTableRow) []string { return one(account) },
+	"association.main":           func(*routeTableRow) []string { return one("true") },
+	"association.subnet-id":      func(*routeTableRow) []string { return nil }, // subnets have the main table
+	"route.gateway-id": func(t *routeTableRow) []string {
+		var ids []string
+		for _, r := range t.Routes {
+			ids = append(ids, r.Gateway)
+		}
+		return ids
+	},
+	"route.destination-cidr-block": func(t *routeTableRow) []string {
+		var cidrs []string
+		for _, r := range t.Routes {
+			cidrs = append(cidrs, r.CIDR)
+		}
+		return cidrs
+	},
+}
+
+type routeTablesIn struct {
+	dry
+	paging
+	IDs     []string `q:"RouteTableId"`
+	Filters []filter `q:"Filter"`
+}
+
+type routeTablesOut struct {
+	Tables []*routeTableRow `xml:"routeTableSet>item"`
+}
+
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeRouteTables.html
+func (c *call) describeRouteTables(in *routeTablesIn) (any, error) {
+	match, err := routeTableFilters.compile(in.Filters)
+	if err != nil {
+		return nil, err
+	}
+	out := &routeTablesOut{}
+	for v := range c.r.vpcs.all() {
+		if t := v.routeTable(); (len(in.IDs) == 0 || slices.Contains(in.IDs, t.ID)) && match(t) {
+			out.Tables = append(out.Tables, t)
+		}
+	}
+	if len(out.Tables) < len(in.IDs) && len(in.Filters) == 0 {
+		return nil, query.Errorf("InvalidRouteTableID.NotFound", "The routeTable ID '%s' does not exist", strings.Join(in.IDs, ", "))
+	}
+	return out, nil
+}
+
+type gatewayRow struct {
+	meta
+	ID          string              `xml:"internetGatewayId"`
+	Owner       string              `xml:"ownerId"`
+	Attachments []gatewayAttachment `xml:"attachmentSet>item"`
+}
+
+type gatewayAttachment struct {
+	VpcID string `xml:"vpcId"`
+	State string `xml:"state"`
+}
+
+var gatewayFilters = filters[*gatewayRow]{
+	"internet-gateway-id": func(g *gatewayRow) []string { return one(g.ID) },
+	"attachment.vpc-id":   func(g *gatewayRow) []string { return one(g.Attachments[0].VpcID) },
+	"attachment.state":    func(*gatewayRow) []string { return one("available") },
+	"owner-id":            func(*gatewayRow) []string { return one(account) },
+}
+
+type gatewaysIn struct {
+	dry
+	paging
+	IDs     []string `q:"InternetGatewayId"`
+	Filters []filter `q:"Filter"`
+}
+
+type gatewaysOut struct {
+	Gateways []*gatewayRow `xml:"internetGatewaySet>item"`
+}
+
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInternetGateways.html
+func (c *call) describeInternetGateways(in *gatewaysIn) (any, error) {
+	match, err := gatewayFilters.compile(in.Filters)
+	if err != nil {
+		return nil, err
+	}
+	out := &gatewaysOut{}
+	for v := range c.r.vpcs.all() {
+		g := &gatewayRow{ID: "igw-" + v.suffix(), Owner: account, Attachments: []gatewayAttachment{{v.id, "available"}}}
+		if v.isDefault && (len(in.IDs) == 0 || slices.Contains(in.IDs, g.ID)) && match(g) {
+			out.Gateways = append(out.Gateways, g)
+		}
+	}
+	return out, nil
+}
+
+type interfacesIn struct {
+	dry
+	paging
+	IDs     []string `q:"NetworkInterfaceId"`
+	Filters []filter `q:"Filter"`
+}
+
+type interfacesOut struct {
+	Interfaces []eniOut `xml:"networkInterfaceSet>item"`
+	NextToken  string   `xml:"nextToken"`
+}
+
+type eniOut struct {
+	ID          string          `xml:"networkInterfaceId"`
+	SubnetID    string          `xml:"subnetId"`
+	VpcID       string          `xml:"vpcId"`
+	AZ          string          `xml:"availabilityZone"`
+	OwnerID     string          `xml:"ownerId"`
+	Status      string          `xml:"status"`
+	MAC         string          `xml:"macAddress"`
+	PrivateIP   string          `xml:"privateIpAddress"`
+	PrivateDNS  string          `xml:"privateDnsName"`
+	Check       bool            `xml:"sourceDestCheck"`
+	Type        string          `xml:"interfaceType"`
+	Groups      []groupRef      `xml:"groupSet>item"`
+	Attachment  eniInstance     `xml:"attachment"`
+	Association *eniAssociation `xml:"association"`
+}
+
+type eniInstance struct {
+	ID       string    `xml:"attachmentId"`
+	Instance string    `xml:"instanceId"`
+	Owner    string    `xml:"instanceOwnerId"`
+	Index    int       `xml:"deviceIndex"`
+	Status   string    `xml:"status"`
+	Attached time.Time `xml:"attachTime"`
+	Deletes  bool      `xml:"deleteOnTermination"`
+}
+
+var interfaceFilters = filters[*instance]{
+	"network-interface-id":         func(i *instance) []string { return one(i.eni) },
+	"attachment.instance-id":       func(i *instance) []string { return one(i.id) },
+	"attachment.attachment-id":     func(i *instance) []string { return one(i.attachment) },
+	"attachment.status":            func(*instance) []string { return one("attached") },
+	"availability-zone":            func(i *instance) []string { return one(i.subnet.az) },
+	"addresses.private-ip-address": func(i *instance) []string { return one(i.privateIP) },
+	"private-ip-address":           func(i *instance) []string { return one(i.privateIP) },
+	"association.public-ip":        func(i *instance) []string { return one(i.publicIP) },
+	"mac-address":                  func(i *instance) []string { return one(i.mac) },
+	"group-id":                     func(i *instance) []string { return groupIDs(i.groups) },
+	"group-name":                   func(i *instance) []string { return groupNames(i.groups) },
+	"subnet-id":                    func(i *instance) []string { return one(i.subnet.id) },
+	"vpc-id":                       func(i *instance) []string { return one(i.subnet.vpc.id) },
+	"status":                       func(*instance) []string { return one("in-use") },
+	"interface-type":               func(*instance) []string { return one("interface") },
+	"owner-id":                     func(*instance) []string { return one(account) },
+}
+
+// describeNetworkInterfaces lists the one interface of each instance.
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeNetworkInterfaces.html
+func (c *call) describeNetworkInterfaces(in *interfacesIn) (any, error) {
+	for _, f := range in.Filters {
+		if strings.HasPrefix(f.Name, "tag") {
+			return nil, query.Unsupported("tags of network interfaces")
+		}
+	}
+	match, err := interfaceFilters.compile(in.Filters)
+	if err != nil {
+		return nil, err
+	}
+	wanted := map[string]bool{}
+	for _, id := range in.IDs {
+		wanted[id] = true
+	}
+	page, next, err := list(&c.r.instances, nil, in.paging, 5, nil, func(i *instance) bool {
+		return i.state != terminated && (len(wanted) == 0 || wanted[i.eni]) && match(i)
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := &interfacesOut{NextToken: next}
+	for _, i := range page {
+		delete(wanted, i.eni)
+		e := i.out().Interfaces[0]
+		out.Interfaces = append(out.Interfaces, eniOut{
+			e.ID, e.SubnetID, e.VpcID, i.subnet.az, account, e.Status, e.MAC, e.PrivateIP, e.PrivateDNS, true, e.Type, e.Groups,
+			eniInstance{i.attachment, i.id, account, 0, "attached", i.created, true}, e.Association,
+		})
+	}
+	if len(wanted) > 0 && len(in.Filters) == 0 && next == "" {
+		for _, id := range in.IDs {
+			if wanted[id] {
+				return nil, query.Errorf("InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist", id)
+			}
+		}
+	}
+	return out, nil
+}
