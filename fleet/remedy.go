@@ -93,11 +93,6 @@ type Brake struct {
 	Specimen    string      `json:"specimen"`  // kept for study
 }
 
-type s3Writer interface {
-	s3Reader
-	PutObject(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (*s3.PutObjectOutput, error)
-}
-
 // Remedy acts on failures. What it has done stands in S3, below the reports'
 // prefix at _fleet/: objects written with conditional PUTs, so that of several
 // watchers one acts on an instance, once, and all count the same failures.
@@ -108,7 +103,7 @@ type Remedy struct {
 	DryRun    bool
 	Bucket    string
 	Prefix    string // of the reports
-	S3        s3Writer
+	S3        Store
 	Regions   []*Region
 	Log       *slog.Logger
 	Now       func() time.Time

@@ -20,19 +20,22 @@ import (
 // MaxReport is the largest report that is read, in bytes.
 const MaxReport = 1 << 20
 
-type s3Reader interface {
+// Store is S3 as reports are read from it and a Remedy writes to it;
+// *s3.Client has it.
+type Store interface {
 	ListObjectsV2(context.Context, *s3.ListObjectsV2Input, ...func(*s3.Options)) (*s3.ListObjectsV2Output, error)
 	GetObject(context.Context, *s3.GetObjectInput, ...func(*s3.Options)) (*s3.GetObjectOutput, error)
+	PutObject(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (*s3.PutObjectOutput, error)
 }
 
 // Reports reads the reports of a bucket and prefix.
 type Reports struct {
 	Bucket, Prefix string
-	api            s3Reader
+	api            Store
 }
 
 // NewReports returns the reports at uri, s3://bucket/prefix.
-func NewReports(api s3Reader, uri string) (*Reports, error) {
+func NewReports(api Store, uri string) (*Reports, error) {
 	rest, ok := strings.CutPrefix(uri, "s3://")
 	bucket, prefix, _ := strings.Cut(rest, "/")
 	if !ok || bucket == "" {
@@ -40,6 +43,9 @@ func NewReports(api s3Reader, uri string) (*Reports, error) {
 	}
 	return &Reports{Bucket: bucket, Prefix: strings.Trim(prefix, "/"), api: api}, nil
 }
+
+// Store is where the reports are.
+func (r *Reports) Store() Store { return r.api }
 
 // URI is the address of an S3 key in the bucket.
 func (r *Reports) URI(name string) string { return "s3://" + r.Bucket + "/" + name }

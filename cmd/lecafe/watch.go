@@ -28,8 +28,10 @@ func watchCommand() *cli.Command {
 		UsageText: "lecafe watch [--once | --wait] (--asg NAME | --tag KEY=VALUE | --launch-template NAME | --instance ID)... [options]",
 		Description: "Joins instances with the reports of their agents in S3. Verdicts: success,\n" +
 			"degraded, failure, pending, silent (no report by the deadline) and terminated\n" +
-			"(gone before it reported). Exit code 0 only if all are success, 1 otherwise.",
-		Flags: append(selectionFlags(),
+			"(gone before it reported). Exit code 0 only if all are success, 1 otherwise.\n\n" +
+			"Without --once and --wait it goes on until it is interrupted: a live table on a\n" +
+			"terminal, one JSON object a line for each change otherwise.",
+		Flags: slices.Concat(selectionFlags(), followFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "once", Usage: "look once, print, and exit"},
 			&cli.BoolFlag{Name: "wait", Usage: "like --once, when nothing is pending any more"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON"},
@@ -38,7 +40,7 @@ func watchCommand() *cli.Command {
 			&cli.IntFlag{Name: "details", Usage: "reports read in full at most in a pass", Value: 100},
 			&cli.IntFlag{Name: "silent-details", Usage: "silent instances looked into at most in a pass", Value: 20},
 			&cli.DurationFlag{Name: "interval", Usage: "between two passes", Value: 15 * time.Second},
-		),
+		}),
 		Action: watch,
 	}
 }
@@ -133,17 +135,33 @@ func watch(c *cli.Context) error {
 	if c.Bool("once") && c.Bool("wait") {
 		return badRequest("--once and --wait exclude each other")
 	}
-	w, _, err := newWatcher(c)
+	w, where, err := newWatcher(c)
 	if err != nil {
 		return err
 	}
 	if id := c.String("explain"); id != "" {
 		return explain(c, w, id)
 	}
+	if !c.Bool("once") && !c.Bool("wait") {
+		return follow(c, w, where)
+	}
+	remedy, err := remedyOf(c, w)
+	if err != nil {
+		return err
+	}
 	for {
 		snap, err := w.Pass(c.Context)
 		if err != nil {
 			return watchError(err)
+		}
+		if remedy != nil {
+			actions, err := remedy.Act(c.Context, snap)
+			if err != nil {
+				return watchError(err)
+			}
+			for _, a := range actions {
+				fmt.Fprintf(c.App.ErrWriter, "%s %s: %s\n", a.InstanceID, a.Did, printable(a.Reason))
+			}
 		}
 		if c.Bool("wait") && !snap.Settled() {
 			if err := sleep(c.Context, c.Duration("interval")); err != nil {
