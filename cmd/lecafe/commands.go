@@ -12,6 +12,7 @@ func commands() []*cli.Command {
 		watchCommand(),
 		ordersCommand(),
 		bakeCommand(),
+		gcCommand(),
 		recipeCommand(),
 		validateCommand(),
 	}
