@@ -226,7 +226,7 @@ func (b *Builder) putAgent(ctx context.Context, path string) error {
 	}
 	out := manifest.Step{Number: len(b.plan.Steps) + 1, Name: "install lecafe-agent"}
 	began := time.Now()
-	err := b.command(ctx, &out, nil, path, "install", "--root", b.Root)
+	err := b.command(ctx, &out, nil, path, "install", "--root", b.Root, "--bake-id", b.state.BakeID)
 	out.Seconds = time.Since(began).Seconds()
 	if err != nil {
 		return errors.Join(errStep, b.ended(out))

@@ -10,6 +10,7 @@ func commands() []*cli.Command {
 		userdataCommand(),
 		launchTemplateCommand(),
 		watchCommand(),
+		labCommand(),
 		ordersCommand(),
 		bakeCommand(),
 		gcCommand(),

@@ -1,0 +1,311 @@
+package bake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/lecafe/lecafe/bake/recipe"
+)
+
+// Garbage is what one bake has left in a region and in its staging.
+type Garbage struct {
+	BakeID    string    `json:"bake_id"`
+	Recipe    string    `json:"recipe,omitempty"`
+	Why       string    `json:"why"`                 // why it may be removed, or not
+	Take      bool      `json:"take"`                // gc takes it
+	Committed bool      `json:"committed,omitempty"` // its image stands: it is finished, not undone
+	Expires   time.Time `json:"expires,omitzero"`
+	Things    []string  `json:"things"` // "instance i-…", "image ami-… in eu-west-1"
+	Removed   bool      `json:"removed"`
+	Error     string    `json:"error,omitempty"`
+
+	bake *bake
+	left leftovers
+}
+
+// GCOptions say where to look.
+type GCOptions struct {
+	Config   aws.Config
+	Staging  []string // s3://bucket/prefix: bakes that made nothing in EC2 are seen there alone
+	Remove   bool     // false: only look
+	StateDir string
+	Report   func(Event)
+	Poll     time.Duration
+	Now      func() time.Time
+}
+
+// GC finds bakes that nobody drives any more, by the tags of what they made
+// and by their journals, and removes what they left. A bake that lives is
+// listed and left alone until it has expired.
+func GC(ctx context.Context, o GCOptions) ([]*Garbage, error) {
+	template := Options{Config: o.Config, StateDir: o.StateDir, Report: o.Report, Poll: o.Poll, Now: o.Now}
+	found, err := findBakes(ctx, template, o.Staging)
+	if err != nil {
+		return nil, explain(err)
+	}
+	out := make([]*Garbage, 0, len(found))
+	var errs []error
+	for _, id := range slices.Sorted(maps.Keys(found)) {
+		g, err := judge(ctx, template, found[id])
+		if err != nil {
+			return nil, explain(fmt.Errorf("%s: %w", id, err))
+		}
+		if len(g.Things) == 0 {
+			continue
+		}
+		out = append(out, g)
+		if !o.Remove || !g.Take {
+			continue
+		}
+		if err := g.remove(ctx); err != nil {
+			g.Error = err.Error()
+			errs = append(errs, fmt.Errorf("%s: %w", id, err))
+			continue
+		}
+		g.Removed = true
+	}
+	return out, explain(errors.Join(errs...))
+}
+
+// trace is how a bake was found.
+type trace struct {
+	id       string
+	location string // of its journal, s3://…
+	recipe   string
+	expires  time.Time
+	regions  map[string]bool
+}
+
+func findBakes(ctx context.Context, o Options, staging []string) (map[string]*trace, error) {
+	c := newBake(o)
+	found := map[string]*trace{}
+	note := func(tags []types.Tag) {
+		id, ok := tagOf(tags, tagBake)
+		if !ok {
+			return
+		}
+		if state, _ := tagOf(tags, tagState); state == stateDone {
+			return // an image that stands is no trace of trouble
+		}
+		t := found[id]
+		if t == nil {
+			t = &trace{id: id}
+			found[id] = t
+		}
+		t.location, _ = tagOf(tags, tagJournal)
+		t.recipe, _ = tagOf(tags, tagRecipe)
+		if text, ok := tagOf(tags, tagExpires); ok {
+			if at, err := time.Parse(time.RFC3339, text); err == nil && at.After(t.expires) {
+				t.expires = at
+			}
+		}
+	}
+	tagged := []types.Filter{{Name: aws.String("tag-key"), Values: []string{tagBake}}}
+	instances := ec2.NewDescribeInstancesPaginator(c.ec2, &ec2.DescribeInstancesInput{Filters: tagged})
+	for instances.HasMorePages() {
+		page, err := instances.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("look for builders: %w", err)
+		}
+		for _, r := range page.Reservations {
+			for _, i := range r.Instances {
+				if i.State == nil || i.State.Name != types.InstanceStateNameTerminated {
+					note(i.Tags)
+				}
+			}
+		}
+	}
+	groups := ec2.NewDescribeSecurityGroupsPaginator(c.ec2, &ec2.DescribeSecurityGroupsInput{Filters: tagged})
+	for groups.HasMorePages() {
+		page, err := groups.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("look for security groups: %w", err)
+		}
+		for _, g := range page.SecurityGroups {
+			note(g.Tags)
+		}
+	}
+	images := ec2.NewDescribeImagesPaginator(c.ec2, &ec2.DescribeImagesInput{Owners: []string{"self"}, Filters: tagged})
+	for images.HasMorePages() {
+		page, err := images.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("look for images: %w", err)
+		}
+		for _, im := range page.Images {
+			note(im.Tags)
+		}
+	}
+	snapshots := ec2.NewDescribeSnapshotsPaginator(c.ec2, &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: tagged})
+	for snapshots.HasMorePages() {
+		page, err := snapshots.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("look for snapshots: %w", err)
+		}
+		for _, s := range page.Snapshots {
+			note(s.Tags)
+		}
+	}
+	templates := ec2.NewDescribeLaunchTemplatesPaginator(c.ec2, &ec2.DescribeLaunchTemplatesInput{Filters: tagged})
+	for templates.HasMorePages() {
+		page, err := templates.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("look for launch templates: %w", err)
+		}
+		for _, t := range page.LaunchTemplates {
+			note(t.Tags)
+		}
+	}
+	volumes := ec2.NewDescribeVolumesPaginator(c.ec2, &ec2.DescribeVolumesInput{Filters: tagged})
+	for volumes.HasMorePages() {
+		page, err := volumes.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("look for volumes: %w", err)
+		}
+		for _, v := range page.Volumes {
+			note(v.Tags)
+		}
+	}
+	for _, s := range staging {
+		bucket, prefix, err := stagingOf(nil, s)
+		if err != nil {
+			return nil, err
+		}
+		keys, err := listObjects(ctx, c.s3, bucket, prefix+"/")
+		if err != nil {
+			return nil, err
+		}
+		for _, key := range keys {
+			id, _, ok := strings.Cut(strings.TrimPrefix(key, prefix+"/"), "/")
+			if !ok || !strings.HasPrefix(id, "bake-") {
+				continue
+			}
+			if found[id] == nil {
+				found[id] = &trace{id: id, location: "s3://" + bucket + "/" + path.Join(prefix, id, journalName)}
+			}
+		}
+	}
+	return found, nil
+}
+
+// judge reads a bake's journal and lists what is left of it.
+func judge(ctx context.Context, o Options, t *trace) (*Garbage, error) {
+	b := newBake(o)
+	b.id, b.recipe, b.resumed = t.id, &recipe.Recipe{Name: t.recipe}, true
+	g := &Garbage{BakeID: t.id, Recipe: t.recipe, Expires: t.expires, bake: b, Things: []string{}}
+	rest, ok := strings.CutPrefix(t.location, "s3://")
+	bucket, key, _ := strings.Cut(rest, "/")
+	if !ok || bucket == "" || path.Base(key) != journalName {
+		g.Why, g.Things = "its tag "+tagJournal+" names no journal: not one of lecafe's", []string{"resources tagged with this bake"}
+		return g, nil
+	}
+	b.store = &store{s3: b.s3, bucket: bucket, base: path.Dir(key), local: localJournal(o.StateDir, t.id), now: b.now}
+	now := b.now()
+	j, etag, err := readJournal(ctx, b.s3, bucket, key)
+	switch cause := errors.Unwrap(err); {
+	case err == nil:
+		b.store.j, b.store.etag = *j, etag
+		g.Recipe, g.Expires, g.Committed = j.Recipe, j.Expires, j.Status == StatusCommitted
+		if j.Region != b.cfg.Region {
+			return g, nil // another region's; its gc finds it
+		}
+		switch {
+		case now.After(j.Expires):
+			g.Take, g.Why = true, "it has expired"
+		case j.dead(now):
+			g.Take, g.Why = true, "nobody drives it any more"
+		default:
+			g.Why = fmt.Sprintf("it is being driven, last seen %s ago", now.Sub(j.Beat).Round(time.Second))
+		}
+	case isCode(cause, "NoSuchKey", "NotFound", "NoSuchBucket"):
+		// The journal goes last, and is there before anything else: without
+		// it nobody drives the bake.
+		b.store.j = journal{Schema: journalSchema, BakeID: t.id, Recipe: t.recipe, Region: b.cfg.Region, Created: now.UTC(), Expires: now.UTC(), Status: StatusUndoing, Owner: newOwner()}
+		g.Take, g.Why = true, "it has no journal any more"
+	case missing(cause):
+		g.Take, g.Why = now.After(t.expires) && !t.expires.IsZero(), "its journal may not be read"
+		if g.Take {
+			g.Why += ", but it has expired"
+		}
+		b.store.j = journal{Schema: journalSchema, BakeID: t.id, Recipe: t.recipe, Region: b.cfg.Region, Expires: t.expires, Status: StatusUndoing, Owner: newOwner()}
+	default:
+		return nil, err
+	}
+	if err := b.stagedRecipe(ctx); err != nil {
+		return nil, err
+	}
+	known := b.store.known()
+	for region := range known.Copies {
+		if region != b.cfg.Region && !slices.ContainsFunc(b.recipe.Image.Copies, func(c recipe.Copy) bool { return c.Region == region }) {
+			b.recipe.Image.Copies = append(b.recipe.Image.Copies, recipe.Copy{Region: region})
+		}
+	}
+	if g.left, err = b.leftovers(ctx, known); err != nil {
+		return nil, err
+	}
+	g.Things = g.left.things(b.cfg.Region, b.store.bucket, g.Committed)
+	return g, nil
+}
+
+// things says what is left in words.
+func (l leftovers) things(home, bucket string, committed bool) []string {
+	out := []string{}
+	add := func(kind string, ids []string, region string) {
+		for _, id := range ids {
+			text := kind + " " + id
+			if region != home {
+				text += " in " + region
+			}
+			out = append(out, text)
+		}
+	}
+	add("instance", l.Instances, home)
+	add("volume", l.Volumes, home)
+	add("security group", l.Groups, home)
+	add("launch template", l.Templates, home)
+	if !committed {
+		for _, region := range slices.Sorted(maps.Keys(l.Images)) {
+			add("image", l.Images[region], region)
+		}
+		for _, region := range slices.Sorted(maps.Keys(l.Snapshots)) {
+			add("snapshot", l.Snapshots[region], region)
+		}
+	}
+	for _, key := range l.Objects {
+		out = append(out, "object s3://"+bucket+"/"+key)
+	}
+	return out
+}
+
+// remove undoes a dead bake, or finishes one whose image stands.
+func (g *Garbage) remove(ctx context.Context) error {
+	b := g.bake
+	if b.store.etag != "" {
+		// From here on the bake is ours: whoever drove it stops at its next
+		// writing.
+		if err := b.store.update(ctx, func(j *journal) { j.Owner = newOwner() }); err != nil {
+			return err
+		}
+	}
+	if !g.Committed {
+		if err := b.store.update(ctx, func(j *journal) { j.Status = StatusUndoing }); err != nil {
+			return err
+		}
+		return b.removeLeftovers(ctx, g.left)
+	}
+	if err := b.tagDone(ctx); err != nil {
+		return err
+	}
+	l := g.left
+	l.Images, l.Snapshots = nil, nil
+	return b.removeLeftovers(ctx, l)
+}
