@@ -72,7 +72,6 @@ type Spool struct {
 	mu       sync.Mutex
 	queue    []*pending
 	closed   bool
-	crashed  bool          // tests: nothing more is written
 	work     *sync.Cond    // writer: queue or closed
 	spareC   *sync.Cond    // writer: spare or spareErr
 	readable chan struct{} // closed and replaced when records became readable
