@@ -5,9 +5,13 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS     := -s -w -X github.com/lecafe/lecafe/internal/version.Version=$(VERSION)
-GO_BUILD    := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
-TOOL        := go tool -modfile=tools/go.mod
+GO_BUILD    := go build -ldflags '$(LDFLAGS)'
 DISTRO      ?= debian-12
+
+# The same for builds and tests, so that the large EC2 package is compiled
+# once for both.
+export CGO_ENABLED := 0
+export GOFLAGS     := -trimpath
 
 .DEFAULT_GOAL := build
 
