@@ -258,3 +258,10 @@ func (l *Lab) metadata(i ec2.InstanceInfo) imds.Instance {
 	}
 	return m
 }
+
+// Unset names the variables that would lead an AWS client elsewhere in spite
+// of Env.
+func Unset() []string {
+	return []string{"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE",
+		"AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_SSM", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_AUTO_SCALING"}
+}
