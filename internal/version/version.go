@@ -6,10 +6,11 @@ import "runtime/debug"
 // Version is set by the Makefile with -ldflags -X; it is "dev" otherwise.
 var Version = "dev"
 
-// String returns the version with the VCS revision where the build has one.
+// String returns the version; for a build that was given none, with the VCS
+// revision where Go recorded it.
 func String() string {
 	info, ok := debug.ReadBuildInfo()
-	if !ok {
+	if !ok || Version != "dev" {
 		return Version
 	}
 	for _, s := range info.Settings {
