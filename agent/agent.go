@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/aws/smithy-go"
+
 	"github.com/lecafe/lecafe/agent/bootstrap"
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/agent/settings"
@@ -29,9 +31,10 @@ type Options struct {
 	IMDSEndpoint string // http://169.254.169.254 where empty
 	Console      string // device, /dev/console where empty
 	Log          *slog.Logger
-	Systemd      Systemd           // nil: the agent connects itself, and does without where it cannot
-	Notify       func(state State) // told of every change of state; may be nil
-	Reload       <-chan os.Signal  // SIGHUP: ask S3 for the config at once
+	Systemd      Systemd                // nil: the agent connects itself, and does without where it cannot
+	Notify       func(state State)      // told of every change of state; may be nil
+	Reload       <-chan os.Signal       // SIGHUP: ask S3 for the config at once
+	Now          func() bootstrap.Clock // the clocks; bootstrap.Now where nil
 }
 
 // Systemd is what the agent asks of the service manager.
@@ -86,6 +89,9 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Now == nil {
+		o.Now = bootstrap.Now
+	}
 	a := &Agent{
 		o: o, log: o.Log, systemd: o.Systemd, changed: make(chan struct{}, 1), looked: make(chan struct{}, 1),
 		troubles: map[string]bootstrap.Trouble{}, lastSaid: map[string]string{},
@@ -123,6 +129,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		a.log.Warn("no boot ID", "error", err)
 	}
 	a.facts.bootID = strings.TrimSpace(string(id))
+	a.open("imds", *imdsCause(errors.New("not asked yet")))
 	if a.systemd == nil {
 		if m, err := systemd.Connect(ctx); err != nil {
 			a.log.Warn("no systemd: units are not looked at", "error", err)
@@ -170,6 +177,24 @@ func (a *Agent) wake() {
 	case a.changed <- struct{}{}:
 	default:
 	}
+}
+
+// open says that a subject has no answer yet: until then the boot is not over.
+func (a *Agent) open(subject string, cause report.Cause) {
+	a.mu.Lock()
+	a.troubles[subject] = bootstrap.Trouble{Cause: cause}
+	a.mu.Unlock()
+	a.wake()
+}
+
+// plain is an error as a person wants to read it: of an answer by AWS its code
+// and message, without request IDs.
+func plain(err error) string {
+	var ae smithy.APIError
+	if errors.As(err, &ae) && ae.ErrorMessage() != "" {
+		return report.Redact(ae.ErrorCode() + ": " + ae.ErrorMessage())
+	}
+	return report.Redact(err.Error())
 }
 
 // trouble sets what one part has to say, or takes it back with a nil cause.

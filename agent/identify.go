@@ -103,16 +103,16 @@ func (a *Agent) identify(ctx context.Context) {
 	<-ctx.Done()
 }
 
+func imdsCause(err error) *report.Cause {
+	return &report.Cause{
+		Stage: report.StageIdentity, Code: report.CodeIMDSUnreachable,
+		Message: "The instance metadata service does not answer: " + plain(err) + ".",
+		Fix:     "Look at the metadata options of the instance (enabled, IMDSv2) and at routes or firewalls for 169.254.169.254.",
+	}
+}
+
 // imds reads identity and user data: two calls and one for the token.
 func (a *Agent) imds(ctx context.Context, meta *imds.Client) (report.Instance, bool) {
-	unreachable := func(err error) *report.Cause {
-		return &report.Cause{
-			Stage: report.StageIdentity, Code: report.CodeIMDSUnreachable,
-			Message: "The instance metadata service does not answer: " + report.Redact(err.Error()) + ".",
-			Fix:     "Look at the metadata options of the instance (enabled, IMDSv2) and at routes or firewalls for 169.254.169.254.",
-		}
-	}
-	a.trouble("imds", unreachable(errors.New("not asked yet")), false)
 	var b backoff
 	var inst report.Instance
 	for {
@@ -120,7 +120,7 @@ func (a *Agent) imds(ctx context.Context, meta *imds.Client) (report.Instance, b
 		if inst, err = identity.Instance(ctx, meta); err == nil {
 			break
 		}
-		a.trouble("imds", unreachable(err), false)
+		a.trouble("imds", imdsCause(err), false)
 		if !b.next(ctx, 5*time.Second) {
 			return inst, false
 		}
@@ -136,7 +136,7 @@ func (a *Agent) imds(ctx context.Context, meta *imds.Client) (report.Instance, b
 		if data, err = identity.UserData(ctx, meta); err == nil {
 			break
 		}
-		a.trouble("imds", unreachable(err), false)
+		a.trouble("imds", imdsCause(err), false)
 		if !b.next(ctx, 5*time.Second) {
 			return inst, false
 		}
@@ -168,7 +168,7 @@ func (a *Agent) userData(data []byte) {
 	a.mu.Unlock()
 	if needs {
 		// Before anything else may be judged: until they are there, these are open.
-		a.trouble("credentials", &report.Cause{Stage: report.StageIdentity, Code: report.CodeCredentialsMissing, Message: "The role's credentials were not asked for yet."}, false)
+		a.open("credentials", report.Cause{Stage: report.StageIdentity, Code: report.CodeCredentialsMissing, Message: "The role's credentials were not asked for yet."})
 	}
 	for _, id := range undecided {
 		if r, err := a.outbox.Report(id, a.complete); err == nil {
@@ -202,7 +202,7 @@ func (a *Agent) credentials(ctx context.Context, cfg aws.Config) bool {
 		}
 		cause := &report.Cause{
 			Stage: report.StageIdentity, Code: report.CodeCredentialsMissing,
-			Message: "The instance has a role, but IMDS gives no credentials for it: " + report.Redact(err.Error()) + ".",
+			Message: "The instance has a role, but IMDS gives no credentials for it: " + plain(err) + ".",
 			Fix:     "Look at the instance profile's role and its trust policy for ec2.amazonaws.com.",
 		}
 		settled := false
@@ -264,14 +264,14 @@ func (a *Agent) sender(ctx context.Context, cfg aws.Config, instanceID string) {
 func (a *Agent) senderCause(err error) (*report.Cause, bool) {
 	cause := &report.Cause{
 		Stage: report.StageIdentity, Code: report.CodeNetworkUnreachable,
-		Message: "AWS STS cannot be reached: " + report.Redact(err.Error()) + ".",
+		Message: "AWS STS cannot be reached: " + plain(err) + ".",
 		Fix:     "Look at routes, security groups, VPC endpoints and aws.proxy. Where there is no endpoint for STS, set aws.role_id.",
 	}
 	var ae smithy.APIError
 	if errors.As(err, &ae) && !networkError(err) {
 		a.answered()
 		cause.Code = report.CodeCredentialsRejected
-		cause.Message = "AWS rejects the role's credentials: " + report.Redact(err.Error()) + "."
+		cause.Message = "AWS rejects the role's credentials: " + plain(err) + "."
 		cause.Fix = "Look at the role, and at the instance's clock."
 		return cause, time.Since(a.facts.started) > rejectGrace
 	}
@@ -327,8 +327,7 @@ func (a *Agent) queue(ctx context.Context, cfg aws.Config, queue string) {
 		return
 	}
 	client := sqs.NewFromConfig(cfg)
-	open := report.Cause{Stage: report.StageOrders, Code: report.CodeQueueUnreachable, Message: "The orders' queue was not asked for yet."}
-	a.trouble("queue", &open, false)
+	a.open("queue", report.Cause{Stage: report.StageOrders, Code: report.CodeQueueUnreachable, Message: "The orders' queue was not asked for yet."})
 	var b backoff
 	for {
 		c, cancel := context.WithTimeout(ctx, 20*time.Second)
@@ -467,7 +466,7 @@ func (a *Agent) heartbeat(ctx context.Context) {
 		c, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		if err := hook.Heartbeat(c); err != nil {
-			a.log.Warn("no heartbeat", "error", report.Redact(err.Error()))
+			a.log.Warn("no heartbeat", "error", plain(err))
 		}
 	}()
 }

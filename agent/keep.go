@@ -29,7 +29,7 @@ func (a *Agent) keep(ctx context.Context, c *config.Object, o settings.Object) {
 	if o.Optional {
 		open.Severity = report.SeverityDegraded
 	}
-	a.trouble(subject, &open, false)
+	a.open(subject, open)
 	reload := a.reloads(ctx)
 	var b backoff
 	for first := true; ; first = false {
@@ -72,7 +72,7 @@ func (a *Agent) configOutcome(subject string, c *config.Object, o settings.Objec
 		a.trouble(subject, nil, false)
 		return
 	}
-	a.log.Warn("config is not up to date", "source", o.Source, "error", report.Redact(err.Error()))
+	a.log.Warn("config is not up to date", "source", o.Source, "error", plain(err))
 	cause := c.Cause(err)
 	if o.Optional && cause.Severity == "" {
 		cause.Severity = report.SeverityDegraded
@@ -170,7 +170,7 @@ func denied(err error) bool {
 func queueCause(queue string, err error) (report.Cause, bool) {
 	c := report.Cause{
 		Stage: report.StageOrders, Code: report.CodeQueueUnreachable,
-		Message: "The orders' queue " + queue + " cannot be reached: " + report.Redact(err.Error()) + ".",
+		Message: "The orders' queue " + queue + " cannot be reached: " + plain(err) + ".",
 		Fix:     "Look at the route to SQS: a VPC endpoint, a NAT gateway or aws.proxy. Orders wait on disk until then.",
 	}
 	var gone *types.QueueDoesNotExist

@@ -19,7 +19,7 @@ import (
 
 // observe follows the boot to its verdict, once in an instance's life.
 func (a *Agent) observe(ctx context.Context) error {
-	obs := &bootstrap.Observer{Root: a.o.Root, Facts: a.factsNow, Changed: a.changed}
+	obs := &bootstrap.Observer{Root: a.o.Root, Facts: a.factsNow, Changed: a.changed, Now: a.o.Now}
 	if a.systemd != nil {
 		obs.Units = a.units
 		changes, err := a.systemd.Changes(ctx, a.interesting)
@@ -240,7 +240,7 @@ func (a *Agent) recordStart() {
 		a.setJudged()
 		return
 	}
-	clock := bootstrap.Now()
+	clock := a.o.Now()
 	r := &report.Report{
 		ID: report.NewID(), Kind: report.KindStart, Verdict: report.Success,
 		Summary:  "The instance started again; its bootstrap was judged " + string(verdict) + " before (report " + id + ").",

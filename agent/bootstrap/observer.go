@@ -31,6 +31,8 @@ type Observer struct {
 	Units func(ctx context.Context) ([]Unit, error)
 	// Changed wakes the observer; files are watched besides.
 	Changed <-chan struct{}
+	// Now reads the clocks; the package's Now where nil.
+	Now func() Clock
 	// Progress is told of every judgement on the way, the last one included.
 	Progress func(Judgement, Evidence)
 }
@@ -52,6 +54,10 @@ func (o *Observer) Run(ctx context.Context) (Judgement, Evidence, error) {
 	if err != nil {
 		return Judgement{}, Evidence{}, err
 	}
+	now := o.Now
+	if now == nil {
+		now = Now
+	}
 	for {
 		f := o.Facts()
 		var units []Unit
@@ -59,7 +65,7 @@ func (o *Observer) Run(ctx context.Context) (Judgement, Evidence, error) {
 			// Without them the other evidence has to do; the next look asks again.
 			units, _ = o.Units(ctx)
 		}
-		clock := Now()
+		clock := now()
 		ev := Collect(o.Root, clock, units)
 		ev.Payload, ev.Settings, ev.Troubles, ev.Checks, ev.Previous = f.Payload, f.Settings, f.Troubles, f.Checks, f.Previous
 		ev.Disks = disks(o.Root)

@@ -339,13 +339,20 @@ func status(err error) int {
 // Cause turns an error of Sync into a report's cause.
 func (c *Object) Cause(err error) report.Cause {
 	cause := report.Cause{Stage: report.StageConfig, File: c.s.Path, Message: "The config " + c.s.Source + " could not be put in place: " + report.Redact(err.Error()) + "."}
+	var ae smithy.APIError
+	if errors.As(err, &ae) {
+		// Request IDs are of no use to who reads this.
+		cause.Message = "The config " + c.s.Source + " could not be fetched: " + report.Redact(ae.ErrorCode()+": "+ae.ErrorMessage()) + "."
+	}
 	switch {
 	case errors.Is(err, ErrRolledBack):
 		cause.Code = report.CodeConfigRolledBack
 	case errors.Is(err, ErrMissing):
 		cause.Code = report.CodeConfigMissing
+		cause.Fix = "Upload it, or correct the config's source."
 	case errors.Is(err, ErrDenied):
 		cause.Code = report.CodeConfigDenied
+		cause.Fix = "Allow the role s3:GetObject on it, and s3:ListBucket on the bucket: without that a missing object is denied too."
 	case errors.Is(err, ErrInvalid):
 		cause.Code = report.CodeConfigInvalid
 	default:

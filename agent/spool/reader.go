@@ -81,6 +81,7 @@ func (s *Spool) TryRead(limit int, bytes int) ([]Record, error) {
 			break
 		}
 		g, end, count := r.seg, r.seg.end, r.seg.count
+		someAcked := g.acked > 0 // what is acked after this moment was read before
 		s.mu.Unlock()
 		if r.f == nil {
 			f, err := s.fs.Open(g.name())
@@ -104,11 +105,13 @@ func (s *Spool) TryRead(limit int, bytes int) ([]Record, error) {
 			}
 			r.off += n
 			r.idx = seq - g.first + 1
-			s.mu.Lock()
-			acked := g.isAcked(seq - g.first)
-			s.mu.Unlock()
-			if acked {
-				continue
+			if someAcked {
+				s.mu.Lock()
+				acked := g.isAcked(seq - g.first)
+				s.mu.Unlock()
+				if acked {
+					continue
+				}
 			}
 			out = append(out, Record{Seq: seq, Data: slices.Clone(data)})
 			got += len(data)

@@ -9,6 +9,9 @@ import (
 // maxCommit bounds the bytes of one write, and with them the writer's buffer.
 const maxCommit = 1 << 20
 
+// gather is how many appends a commit stops looking for more at.
+const gather = 1024
+
 // pending is one Append that waits for its commit.
 type pending struct {
 	recs  [][]byte
@@ -59,9 +62,18 @@ func (s *Spool) write() {
 		}
 		s.mu.Unlock()
 		// The producers that the last commit woke are about to queue again:
-		// letting them run first makes one large commit of two small ones.
-		runtime.Gosched()
-		s.mu.Lock()
+		// letting them run first makes one large commit of two small ones. It
+		// costs nothing where there are none.
+		for queued := 0; ; {
+			runtime.Gosched()
+			s.mu.Lock()
+			if n := len(s.queue); n == queued || n >= gather {
+				break
+			} else {
+				queued = n
+			}
+			s.mu.Unlock()
+		}
 		batch, s.queue = s.queue, batch[:0]
 		s.mu.Unlock()
 		s.commit(batch)
