@@ -33,6 +33,7 @@ const (
 	accepted refusal = iota
 	missingToken
 	malformedAuth
+	otherAlgorithm
 	unknownKey
 	wrongToken
 	wrongSignature

@@ -154,6 +154,7 @@ func TestUnsignedRequestsAreRefused(t *testing.T) {
 		"an upload":     {method: "PUT", path: "/private/key", body: "x", status: 403, code: "<Code>AccessDenied</Code>"},
 		"JSON protocol": {method: "POST", path: "/", header: http.Header{"X-Amz-Target": {"AmazonSSM.GetParameter"}}, body: "{}", status: 400, code: "MissingAuthenticationTokenException"},
 		"query":         {method: "POST", path: "/", header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}, body: "Action=GetCallerIdentity", status: 403, code: "<Code>MissingAuthenticationToken</Code>"},
+		"version 2":     {method: "GET", path: "/private/key?AWSAccessKeyId=test&Expires=99999999999&Signature=x", status: 400, code: "<Code>InvalidRequest</Code>"},
 		"HEAD":          {method: "HEAD", path: "/private/key", status: 403},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -201,6 +201,9 @@ func (d *discard) Write(b []byte) (int, error) { d.body = append(d.body, b...); 
 func (c *Cloud) open(q *request) (apiError, bool) {
 	a, err := sigv4.Parse(q.r)
 	q.protocol = guess(q.r)
+	if errors.Is(err, sigv4.ErrAlgorithm) {
+		return refusalOf(q.protocol, otherAlgorithm, ""), false
+	}
 	if err != nil {
 		return refusalOf(q.protocol, malformedAuth, err.Error()), false
 	}

@@ -33,8 +33,11 @@ type apiError struct {
 // SQS: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html
 var refusals = map[protocol]map[refusal]apiError{
 	restXML: {
-		missingToken:    {403, "AccessDenied", "Access Denied"},
-		malformedAuth:   {400, "AuthorizationHeaderMalformed", "The authorization header is malformed"},
+		missingToken:  {403, "AccessDenied", "Access Denied"},
+		malformedAuth: {400, "AuthorizationHeaderMalformed", "The authorization header is malformed"},
+		// https://docs.aws.amazon.com/AmazonS3/latest/API/Appendix-Sigv2.html: buckets
+		// made since June 2020 know no Signature Version 2.
+		otherAlgorithm:  {400, "InvalidRequest", "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."},
 		unknownKey:      {403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."},
 		wrongToken:      {400, "InvalidToken", "The provided token is malformed or otherwise invalid."},
 		wrongSignature:  {403, "SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided. Check your key and signing method."},
@@ -47,6 +50,7 @@ var refusals = map[protocol]map[refusal]apiError{
 	ec2Query: {
 		missingToken:   {401, "MissingAuthenticationToken", "Request is missing Authentication Token"},
 		malformedAuth:  {400, "IncompleteSignature", "The request signature does not conform to AWS standards"},
+		otherAlgorithm: {400, "IncompleteSignature", "The request signature does not conform to AWS standards"},
 		unknownKey:     {401, "AuthFailure", "AWS was not able to validate the provided access credentials"},
 		wrongToken:     {401, "AuthFailure", "AWS was not able to validate the provided access credentials"},
 		wrongSignature: {401, "AuthFailure", "AWS was not able to validate the provided access credentials"},
@@ -58,6 +62,7 @@ var refusals = map[protocol]map[refusal]apiError{
 	awsQuery: {
 		missingToken:   {403, "MissingAuthenticationToken", "Request is missing Authentication Token"},
 		malformedAuth:  {400, "IncompleteSignature", "The request signature does not conform to AWS standards"},
+		otherAlgorithm: {400, "IncompleteSignature", "The request signature does not conform to AWS standards"},
 		unknownKey:     {403, "InvalidClientTokenId", "The security token included in the request is invalid."},
 		wrongToken:     {403, "InvalidClientTokenId", "The security token included in the request is invalid."},
 		wrongSignature: {403, "SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided."},
@@ -69,6 +74,7 @@ var refusals = map[protocol]map[refusal]apiError{
 	awsJSON: {
 		missingToken:   {400, "MissingAuthenticationTokenException", "Missing Authentication Token"},
 		malformedAuth:  {400, "IncompleteSignatureException", "The request signature does not conform to AWS standards"},
+		otherAlgorithm: {400, "IncompleteSignatureException", "The request signature does not conform to AWS standards"},
 		unknownKey:     {400, "UnrecognizedClientException", "The security token included in the request is invalid."},
 		wrongToken:     {400, "UnrecognizedClientException", "The security token included in the request is invalid."},
 		wrongSignature: {400, "InvalidSignatureException", "The request signature we calculated does not match the signature you provided."},

@@ -39,6 +39,9 @@ const (
 var (
 	// ErrMalformed says that the signature's fields are missing or not well formed.
 	ErrMalformed = errors.New("malformed signature")
+	// ErrAlgorithm says that the request is signed otherwise than by Signature
+	// Version 4.
+	ErrAlgorithm = errors.New("not signed with " + algorithm)
 	// ErrMismatch says that the signature is not that of the request.
 	ErrMismatch = errors.New("signature does not match")
 )
@@ -66,8 +69,8 @@ func Parse(r *http.Request) (*Auth, error) {
 		return parseHeader(r, header)
 	case q.Get("X-Amz-Algorithm") == algorithm:
 		return parseQuery(q)
-	case header != "" || q.Has("X-Amz-Algorithm"):
-		return nil, fmt.Errorf("%w: the algorithm is not %s", ErrMalformed, algorithm)
+	case header != "", q.Has("X-Amz-Algorithm"), q.Has("AWSAccessKeyId") && q.Has("Signature"):
+		return nil, ErrAlgorithm
 	}
 	return nil, nil
 }
