@@ -48,7 +48,8 @@ type Options struct {
 	Images    []*image.Image
 	TimeScale float64 // the cloud's own delays are divided by it; default 1
 	Clock     wire.Clock
-	Seed      *Seed // nil for none
+	ClockSkew time.Duration // AWS's clock is ahead of the instances' by so much: theirs is wrong
+	Seed      *Seed         // nil for none
 	Log       *slog.Logger
 
 	// Faults, if set, is asked at each boot of a new instance what is broken
@@ -88,6 +89,9 @@ func Start(ctx context.Context, o Options) (_ *Lab, err error) {
 	}
 	if o.Clock == nil {
 		o.Clock = wire.Scaled(o.TimeScale)
+	}
+	if o.ClockSkew != 0 {
+		o.Clock = skewed{o.Clock, o.ClockSkew}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -265,3 +269,11 @@ func Unset() []string {
 	return []string{"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE",
 		"AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_SSM", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_AUTO_SCALING"}
 }
+
+// skewed is a clock that is ahead.
+type skewed struct {
+	wire.Clock
+	by time.Duration
+}
+
+func (s skewed) Now() time.Time { return s.Clock.Now().Add(s.by) }

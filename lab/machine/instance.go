@@ -225,17 +225,26 @@ func (i *instance) powerOff(ctx context.Context, force bool) error {
 	leader, err := i.leader()
 	i.mu.Unlock()
 	if !force && err == nil {
-		if err := syscall.Kill(leader, sigPowerOff); err != nil && !errors.Is(err, syscall.ESRCH) {
-			i.log.Warn("power off", "error", err)
-		}
+		// An init that is not yet listening misses the signal, so it is told
+		// again; told twice it does nothing new.
+		again := time.NewTicker(2 * time.Second)
+		defer again.Stop()
 		t := time.NewTimer(stopTimeout)
 		defer t.Stop()
-		select {
-		case <-off:
-			return nil
-		case <-ctx.Done():
-		case <-t.C:
-			i.log.Warn("machine did not power off in time; forcing it")
+		for waiting := true; waiting; {
+			if err := syscall.Kill(leader, sigPowerOff); err != nil && !errors.Is(err, syscall.ESRCH) {
+				i.log.Warn("power off", "error", err)
+			}
+			select {
+			case <-off:
+				return nil
+			case <-again.C:
+			case <-ctx.Done():
+				waiting = false
+			case <-t.C:
+				i.log.Warn("machine did not power off in time; forcing it")
+				waiting = false
+			}
 		}
 	}
 	if err := killCgroup(i.cgroup()); err != nil {
