@@ -47,8 +47,8 @@ func newLab(t *testing.T) *lab {
 		return &srv.URL
 	}
 	keys := credentials.NewStaticCredentialsProvider("test", "test", "")
-	l.api = sdk.New(sdk.Options{Region: region, BaseEndpoint: serve(as), Credentials: keys, RetryMaxAttempts: 1})
-	l.ec2 = ec2sdk.New(ec2sdk.Options{Region: region, BaseEndpoint: serve(l.fake), Credentials: keys, RetryMaxAttempts: 1})
+	l.api = sdk.New(sdk.Options{Region: region, BaseEndpoint: serve(as), Credentials: keys, RetryMaxAttempts: 1, HTTPClient: &http.Client{Transport: wire.WholeBody(http.DefaultTransport)}})
+	l.ec2 = ec2sdk.New(ec2sdk.Options{Region: region, BaseEndpoint: serve(l.fake), Credentials: keys, RetryMaxAttempts: 1, HTTPClient: &http.Client{Transport: wire.WholeBody(http.DefaultTransport)}})
 	var err error
 	l.image, err = l.fake.AddImage(region, ec2.ImageSeed{Name: "debian-12"})
 	l.ok(err)

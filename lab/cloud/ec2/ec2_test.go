@@ -59,7 +59,7 @@ func (l *lab) in(region string) *sdk.Client {
 	l.Cleanup(srv.Close)
 	return sdk.New(sdk.Options{
 		Region: region, BaseEndpoint: &srv.URL, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
-		RetryMaxAttempts: 1,
+		RetryMaxAttempts: 1, HTTPClient: &http.Client{Transport: wire.WholeBody(http.DefaultTransport)},
 	})
 }
 

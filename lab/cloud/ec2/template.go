@@ -15,6 +15,7 @@ type template struct {
 	name     string
 	fallback int64 // the default version
 	latest   int64
+	given    int64              // the highest number ever given: numbers are not used again
 	versions []*templateVersion // in order of their numbers
 }
 
@@ -154,10 +155,8 @@ type oneVersionOut struct {
 }
 
 func (t *template) out() templateOut {
-	return templateOut{t.id, t.name, t.created, t.versions0().createdBy, t.fallback, t.latest, t.tags}
+	return templateOut{t.id, t.name, t.created, t.versions[0].createdBy, t.fallback, t.latest, t.tags}
 }
-
-func (t *template) versions0() *templateVersion { return t.versions[0] }
 
 func (t *template) versionOut(v *templateVersion) versionOut {
 	return versionOut{t.id, t.name, v.number, v.description, v.created, v.createdBy, v.number == t.fallback, v.data}
@@ -209,7 +208,7 @@ func (c *call) createLaunchTemplate(in *createTemplateIn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &template{meta: c.s.stamp(c.r, newID("lt"), tags), name: in.LaunchTemplateName, fallback: 1, latest: 1}
+	t := &template{meta: c.s.stamp(c.r, newID("lt"), tags), name: in.LaunchTemplateName, fallback: 1, latest: 1, given: 1}
 	t.versions = []*templateVersion{{1, t.created, c.caller.ARN, in.VersionDescription, *in.Data}}
 	c.r.templates.add(t)
 	c.s.reveal(t)
@@ -266,7 +265,8 @@ func (c *call) createLaunchTemplateVersion(in *createVersionIn) (any, error) {
 	if len(t.versions) >= 10000 {
 		return nil, query.Errorf("VersionLimitExceeded", "The maximum number of versions of a launch template is 10000")
 	}
-	t.latest++
+	t.given++
+	t.latest = t.given
 	v := &templateVersion{t.latest, c.s.opts.Clock.Now().Truncate(time.Millisecond), c.caller.ARN, in.VersionDescription, data}
 	t.versions = append(t.versions, v)
 	if key != "" {
