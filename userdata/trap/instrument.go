@@ -100,7 +100,7 @@ func prelude(file, records string, exitTrap bool) string {
 		`__lecafe_n=$((__lecafe_n + 1)); [ "$__lecafe_n" -le 100 ] || return 0; ` +
 		`case $- in *e*) set -- "$1" "$2" "$3" 1 ;; *) set -- "$1" "$2" "$3" 0 ;; esac; ` +
 		`{ [ -d ` + dir + ` ] || (umask 077 && mkdir -p ` + dir + `); } && ` +
-		`printf '1b\t%s\t%s\t%s\t%s\t0\t%s\t` + name + `\t%s\n' "$(date +%s)" "$$" "$1" "$2" "$4" "$3" >> ` + quote(records+"/"+filepath.Base(file)) + `."$$"; } 2> /dev/null; ` +
+		`printf '1b\t%s\t%s\t%s\t%s\t0\t%s\t0\t` + name + `\t%s\n' "$(date +%s)" "$$" "$1" "$2" "$4" "$3" >> ` + quote(records+"/"+filepath.Base(file)) + `."$$"; } 2> /dev/null; ` +
 		marker + ` { __lecafe_record "$1" "$2" "$3" || :; __lecafe_at=$4; __lecafe_text=$5; return "$1"; }; `
 	if exitTrap {
 		p += `trap '__lecafe_record "$?" "$__lecafe_at" "$__lecafe_text" || :' EXIT; `

@@ -40,14 +40,15 @@ func LibraryAt(scripts, records string) string {
 
 // Record is one command that failed and that the script did not handle.
 type Record struct {
-	Time     time.Time // in seconds
-	Process  int
-	ExitCode int
-	Line     int    // in File
-	Depth    int    // of subshells
-	Errexit  bool   // set -e was on: the failure ended the shell
-	File     string // the script, or what it sourced
-	Command  string // as written, at most 1000 characters
+	Time       time.Time // in seconds
+	Process    int
+	ExitCode   int
+	Line       int    // in File
+	Depth      int    // of subshells
+	Errexit    bool   // set -e was on: the failure ended the shell
+	Background bool   // it happened in the background
+	File       string // the script, or what it sourced
+	Command    string // as written, at most 1000 characters
 }
 
 // Bounds of what is read: the files are written by root, but by scripts that
@@ -105,14 +106,14 @@ func readFile(path string, limit int) ([]Record, error) {
 }
 
 // parse reads one line: version, time, process, exit code, line, depth,
-// errexit, file, command. Version 1 quotes the last two as bash's printf %q
+// errexit, background, file, command. Version 1 quotes the last two as bash's printf %q
 // does, 1b has them in base64.
 func parse(line string) (Record, bool) {
 	f := strings.Split(line, "\t")
-	if len(f) != 9 {
+	if len(f) != 10 {
 		return Record{}, false
 	}
-	var n [6]int
+	var n [7]int
 	for i := range n {
 		v, err := strconv.Atoi(f[i+1])
 		if err != nil || v < 0 {
@@ -120,15 +121,15 @@ func parse(line string) (Record, bool) {
 		}
 		n[i] = v
 	}
-	r := Record{Time: time.Unix(int64(n[0]), 0).UTC(), Process: n[1], ExitCode: n[2], Line: n[3], Depth: n[4], Errexit: n[5] == 1}
+	r := Record{Time: time.Unix(int64(n[0]), 0).UTC(), Process: n[1], ExitCode: n[2], Line: n[3], Depth: n[4], Errexit: n[5] == 1, Background: n[6] == 1}
 	var ok, ok2 bool
 	switch f[0] {
 	case "1":
-		r.File, ok = unquote(f[7])
-		r.Command, ok2 = unquote(f[8])
+		r.File, ok = unquote(f[8])
+		r.Command, ok2 = unquote(f[9])
 	case "1b":
-		r.File, ok = unbase64(f[7])
-		r.Command, ok2 = unbase64(f[8])
+		r.File, ok = unbase64(f[8])
+		r.Command, ok2 = unbase64(f[9])
 	}
 	if !ok || !ok2 || r.ExitCode == 0 {
 		return Record{}, false

@@ -52,7 +52,8 @@ case $0 in
 
 	if [ -n "$__lecafe_arm" ] && { [ -d /run/lecafe/trap ] || (umask 077 && mkdir -p /run/lecafe/trap); } 2> /dev/null; then
 		# One line a failure: version, time, process, exit code, line, depth of
-		# subshells, errexit, file, command; tab-separated, the last two quoted.
+		# subshells, errexit, background, file, command; tab-separated, the last
+		# two quoted.
 		# A loop that fails for ever stops being recorded. Commands that are
 		# questions do not count as failures unless set -e makes them fatal.
 		__lecafe_record() {
@@ -62,13 +63,28 @@ case $0 in
 			*,'[ '* | *,'[['* | *,'(('* | *,'test '* | *,'let '*) return "$5" ;;
 			esac
 			local -a __lecafe_seen=()
+			local __lecafe_e=0 __lecafe_bg=0
+			case $- in *e*) __lecafe_e=1 ;; esac
+			# A script that looks at $? next handles the failure itself.
+			if [ "$__lecafe_e" = 0 ] && [ -r "$4" ]; then
+				mapfile -t -s "$(($2 - 1))" -n 2 __lecafe_seen < "$4"
+				case ${__lecafe_seen[*]} in
+				*=\$\?* | *=\"\$\?* | *'[ '*\$\?* | *'[['*\$\?* | *'(('*\$\?* | *'case '*\$\?* | *'test '*\$\?* | *'return $?'* | *'exit $?'*) return "$5" ;;
+				esac
+				__lecafe_seen=()
+			fi
 			if [ -e "$__lecafe_file" ]; then
 				mapfile -t -n 100 __lecafe_seen < "$__lecafe_file"
 				[ "${#__lecafe_seen[@]}" -lt 100 ] || return "$5"
 			fi
-			local __lecafe_e=0
-			case $- in *e*) __lecafe_e=1 ;; esac
-			builtin printf '1\t%(%s)T\t%s\t%s\t%s\t%s\t%s\t%q\t%q\n' -1 "$BASHPID" "$1" "$2" "$BASH_SUBSHELL" "$__lecafe_e" "$4" "${3:0:1000}" >> "$__lecafe_file"
+			# Without job control, what runs in the background ignores SIGINT or
+			# SIGQUIT: bits 2 and 4 of what the kernel says.
+			if [ "$BASH_SUBSHELL" != 0 ] && mapfile -t __lecafe_seen < "/proc/$BASHPID/status"; then
+				case ${__lecafe_seen[*]} in
+				*SigIgn:$'\t'???????????????[2-7a-f]*) __lecafe_bg=1 ;;
+				esac
+			fi
+			builtin printf '1\t%(%s)T\t%s\t%s\t%s\t%s\t%s\t%s\t%q\t%q\n' -1 "$BASHPID" "$1" "$2" "$BASH_SUBSHELL" "$__lecafe_e" "$__lecafe_bg" "$4" "${3:0:1000}" >> "$__lecafe_file"
 			return "$5"
 		}
 		__lecafe_trap='{ __lecafe_record "$?" "$LINENO" "$BASH_COMMAND" "${BASH_SOURCE[0]-}" 0 "$_"; } 2> /dev/null || : "$_"'

@@ -17,12 +17,12 @@ import (
 func TestReadPassesOverWhatIsNoRecord(t *testing.T) {
 	dir := t.TempDir()
 	lines := []string{
-		"1\t1700000002\t7\t2\t4\t0\t1\t/scripts/part-001\tls\\ /non\\'e",
-		"1\t1700000001\t7\t127\t3\t1\t0\t/scripts/part-001\t$'a\\tb\\n\\303\\250\\'c'",
-		"1b\t1700000003\t8\t1\t9\t0\t0\tL3NjcmlwdHMvcnVuY21k\tZmFsc2U=",
-		"", "garbage", "1\t2\t3", "2\t1700000001\t7\t1\t3\t0\t0\ta\tb", "1\t1700000001\t7\t1\t-3\t0\t0\ta\tb",
-		"1\tx\t7\t1\t3\t0\t0\ta\tb", "1\t1700000001\t7\t0\t3\t0\t0\ta\tb", "1b\t1700000001\t7\t1\t3\t0\t0\t!\t!",
-		"1\t1700000001\t7\t1\t3\t0\t0\ta\t$'cut\\'", "1\t1700000001\t7\t1\t3\t0\t0\ta\tcut\\", "\xff\xfe\x00",
+		"1\t1700000002\t7\t2\t4\t0\t1\t0\t/scripts/part-001\tls\\ /non\\'e",
+		"1\t1700000001\t7\t127\t3\t1\t0\t0\t/scripts/part-001\t$'a\\tb\\n\\303\\250\\'c'",
+		"1b\t1700000003\t8\t1\t9\t0\t0\t0\tL3NjcmlwdHMvcnVuY21k\tZmFsc2U=",
+		"", "garbage", "1\t2\t3", "2\t1700000001\t7\t1\t3\t0\t0\t0\ta\tb", "1\t1700000001\t7\t1\t-3\t0\t0\t0\ta\tb",
+		"1\tx\t7\t1\t3\t0\t0\t0\ta\tb", "1\t1700000001\t7\t0\t3\t0\t0\t0\ta\tb", "1b\t1700000001\t7\t1\t3\t0\t0\t0\t!\t!",
+		"1\t1700000001\t7\t1\t3\t0\t0\t0\ta\t$'cut\\'", "1\t1700000001\t7\t1\t3\t0\t0\t0\ta\tcut\\", "\xff\xfe\x00",
 	}
 	if err := os.WriteFile(filepath.Join(dir, "a"), []byte(strings.Join(lines, "\n")), 0o600); err != nil {
 		t.Fatal(err)
@@ -86,6 +86,26 @@ func TestOtherBashIsLeftAlone(t *testing.T) {
 	}
 }
 
+func TestBackgroundIsTold(t *testing.T) {
+	b := newBench(t)
+	library := filepath.Join(b.dir, "trap.sh")
+	if err := os.WriteFile(library, []byte(trap.LibraryAt(filepath.Join(b.dir, "scripts"), b.records)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.run([]byte("#!/bin/bash\n(ls /a; true)\n(ls /b; true) &\nwait\nls /c\n"), "/bin/bash", "BASH_ENV="+library)
+	records, err := trap.Read(b.records)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[int]bool)
+	for _, r := range records {
+		got[r.Line] = r.Background
+	}
+	if diff := cmp.Diff(map[int]bool{2: false, 3: true, 5: false}, got); diff != "" {
+		t.Errorf("line: in the background (-want +got):\n%s", diff)
+	}
+}
+
 func TestInstrumentFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "scripts")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -142,7 +162,7 @@ func TestHandled(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	f.Add([]byte("1\t1\t1\t1\t1\t1\t1\t$'\\303'\ta\\ b\n1b\t1\t1\t1\t1\t1\t1\tYQ==\tYQ==\n"))
+	f.Add([]byte("1\t1\t1\t1\t1\t1\t1\t0\t$'\\303'\ta\\ b\n1b\t1\t1\t1\t1\t1\t1\t0\tYQ==\tYQ==\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, "x"), data, 0o600); err != nil {
