@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"time"
@@ -158,7 +159,8 @@ func passing(err error) bool {
 	if throttled(err) || status(err) >= 500 {
 		return true
 	}
-	return code(err) == "" && status(err) == 0 // the connection
+	var send *smithyhttp.RequestSendError // the connection
+	return errors.As(err, &send) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // pace is how the waits of a bake poll.
