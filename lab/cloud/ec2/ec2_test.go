@@ -21,7 +21,7 @@ import (
 
 // lab is a fake on a clock that the test drives, with the SDK's client.
 type lab struct {
-	*testing.T
+	testing.TB
 	fake  *ec2.Server
 	clock *wire.Manual
 	vault *wire.Vault
@@ -31,14 +31,14 @@ type lab struct {
 
 var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-func newLab(t *testing.T, change ...func(*ec2.Options)) *lab {
+func newLab(t testing.TB, change ...func(*ec2.Options)) *lab {
 	t.Helper()
 	clock := wire.NewManual(start)
 	o := ec2.Options{Clock: clock, Vault: wire.NewVault(clock), Region: "eu-central-1"}
 	for _, f := range change {
 		f(&o)
 	}
-	l := &lab{T: t, fake: ec2.New(o), clock: clock, vault: o.Vault}
+	l := &lab{TB: t, fake: ec2.New(o), clock: clock, vault: o.Vault}
 	t.Cleanup(l.fake.Close)
 	l.api = l.in("eu-central-1")
 	var err error
@@ -216,7 +216,7 @@ func TestRunInstancesRefuses(t *testing.T) {
 			in := &sdk.RunInstancesInput{ImageId: &l.base, InstanceType: types.InstanceTypeT3Micro, MinCount: aws.Int32(1), MaxCount: aws.Int32(1)}
 			c.change(in)
 			_, err := l.api.RunInstances(t.Context(), in)
-			(&lab{T: t}).code(err, c.code)
+			(&lab{TB: t}).code(err, c.code)
 		})
 	}
 	out := must(l.api.DescribeInstances(t.Context(), &sdk.DescribeInstancesInput{}))(l)
