@@ -5,6 +5,7 @@ import "github.com/urfave/cli/v2"
 // commands lists lecafe's subcommands, one file each.
 func commands() []*cli.Command {
 	return []*cli.Command{
+		auditCommand(),
 		inspectCommand(),
 		policyCommand(),
 		userdataCommand(),
