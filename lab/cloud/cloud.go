@@ -17,6 +17,7 @@ import (
 
 	"github.com/lecafe/lecafe/lab/cloud/autoscaling"
 	"github.com/lecafe/lecafe/lab/cloud/ec2"
+	"github.com/lecafe/lecafe/lab/cloud/iam"
 	"github.com/lecafe/lecafe/lab/cloud/policy"
 	"github.com/lecafe/lecafe/lab/cloud/s3"
 	"github.com/lecafe/lecafe/lab/cloud/sigv4"
@@ -47,6 +48,7 @@ type Cloud struct {
 	Vault *wire.Vault
 	EC2   *ec2.Server
 	Auto  *autoscaling.Server
+	IAM   *iam.Server
 	S3    *s3.Server
 	SQS   *sqs.Server
 	SSM   *ssm.Server
@@ -61,7 +63,6 @@ type Cloud struct {
 	faults    []*Injected
 	calls     []Call
 	observers []*func(Call)
-	policies  map[string]map[string]*policy.Document // role → policy name → document
 	denials   []*denial
 }
 
@@ -85,16 +86,18 @@ func New(o Options) *Cloud {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Cloud{clock: o.Clock, region: o.Region, log: o.Log, Vault: wire.NewVault(o.Clock), policies: map[string]map[string]*policy.Document{}}
+	c := &Cloud{clock: o.Clock, region: o.Region, log: o.Log, Vault: wire.NewVault(o.Clock)}
 	c.S3 = s3.New(s3.Options{Clock: o.Clock, Region: o.Region, Allowed: c.allowed})
 	c.SQS = sqs.New(sqs.Options{Clock: o.Clock, Region: o.Region})
 	c.SSM = ssm.New(ssm.Options{Clock: o.Clock})
-	c.STS = sts.New(sts.Options{Vault: c.Vault})
 	c.EC2 = ec2.New(ec2.Options{
 		Clock: o.Clock, Vault: c.Vault, Machines: o.Machines, Region: o.Region, Ports: o.Ports, Times: o.Times, IMDS: o.IMDS, Log: o.Log,
 	})
 	c.Auto = autoscaling.New(autoscaling.Options{Clock: o.Clock, Instances: c.EC2, Region: o.Region, Times: o.ScalingTimes})
+	c.IAM = iam.New(iam.Options{Clock: o.Clock, Vault: c.Vault, Profiles: c.EC2})
+	c.STS = sts.New(sts.Options{Vault: c.Vault, Trusts: c.IAM.Trusts})
 	c.services = map[string]service{
+		"iam":         {c.IAM, awsQuery, needsIAM},
 		"autoscaling": {c.Auto, awsQuery, needsAutoScaling},
 		"ec2":         {c.EC2, ec2Query, needsEC2},
 		"s3":          {c.S3, restXML, needsS3},

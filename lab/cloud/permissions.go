@@ -13,31 +13,19 @@ import (
 	"github.com/lecafe/lecafe/lab/cloud/wire"
 )
 
-// operators are who may do everything that no Deny forbids: the key test/test
-// and its sessions.
+// adminRole is that of the operator's sessions. They and the key test/test may
+// do everything that no Deny forbids.
 const adminRole = "admin"
 
 // PutRolePolicy attaches an IAM policy document to a role, under a name. A
 // role without a policy may do nothing but ask who it is.
 func (c *Cloud) PutRolePolicy(role, name, document string) error {
-	d, err := policy.Parse(document)
-	if err != nil {
-		return fmt.Errorf("put policy %s of role %s: %w", name, role, err)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.policies[role] == nil {
-		c.policies[role] = map[string]*policy.Document{}
-	}
-	c.policies[role][name] = d
-	return nil
+	return c.IAM.PutRolePolicy(role, name, document)
 }
 
 // DeleteRolePolicy detaches a policy.
 func (c *Cloud) DeleteRolePolicy(role, name string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.policies[role], name)
+	c.IAM.DeleteRolePolicy(role, name)
 }
 
 // denial is an explicit deny, as an organisation's policy makes it.
@@ -69,16 +57,18 @@ func (c *Cloud) allowed(ctx context.Context, need policy.Request) bool {
 }
 
 func (c *Cloud) decide(caller wire.Caller, region string, need policy.Request) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, d := range c.denials {
-		if d.matches(caller, need) {
-			return false
-		}
+	// No permissions are required, not even where a policy denies it:
+	// https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html
+	if need.Action == "sts:GetCallerIdentity" {
+		return true
 	}
-	// https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html:
-	// no permissions are required, not even where a policy denies it.
-	if caller.Role == "" || caller.Role == adminRole || need.Action == "sts:GetCallerIdentity" {
+	c.mu.Lock()
+	forbidden := slices.ContainsFunc(c.denials, func(d *denial) bool { return d.matches(caller, need) })
+	c.mu.Unlock()
+	if forbidden {
+		return false
+	}
+	if caller.Role == "" || caller.Role == adminRole {
 		return true
 	}
 	values := map[string]string{
@@ -90,16 +80,7 @@ func (c *Cloud) decide(caller wire.Caller, region string, need policy.Request) b
 	}
 	maps.Copy(values, need.Context)
 	need.Context = values
-	decision := policy.Silent
-	for _, d := range c.policies[caller.Role] {
-		switch d.Evaluate(need) {
-		case policy.Denied:
-			return false
-		case policy.Allowed:
-			decision = policy.Allowed
-		}
-	}
-	return decision == policy.Allowed
+	return c.IAM.Evaluate(caller.Role, need) == policy.Allowed
 }
 
 func (c *Cloud) allowedAll(q *request) bool {
@@ -201,6 +182,23 @@ func needsEC2(q *request) []policy.Request {
 		out = append(out, policy.Request{Action: "iam:PassRole", Resource: "arn:aws:iam::" + wire.Account + ":role/" + profile})
 	}
 	return out
+}
+
+func needsIAM(q *request) []policy.Request {
+	resource := "*"
+	for _, kind := range []struct{ field, path string }{{"InstanceProfileName", "instance-profile/"}, {"RoleName", "role/"}, {"PolicyArn", ""}} {
+		value := q.form.Get(kind.field)
+		switch {
+		case value == "":
+			continue
+		case kind.path == "":
+			resource = value
+		default:
+			resource = "arn:aws:iam::" + wire.Account + ":" + kind.path + value
+		}
+		break
+	}
+	return []policy.Request{{Action: "iam:" + q.action, Resource: resource}}
 }
 
 func needsAutoScaling(q *request) []policy.Request {

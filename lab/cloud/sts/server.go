@@ -15,13 +15,17 @@ import (
 const namespace = "https://sts.amazonaws.com/doc/2011-06-15/"
 
 // Options configure a Server.
-type Options struct{ Vault *wire.Vault }
+type Options struct {
+	Vault *wire.Vault
+	// Trusts says whether a role exists and lets the caller assume it.
+	Trusts func(role string, caller wire.Caller) bool
+}
 
 // Server is the fake. It is an http.Handler of authenticated requests.
-type Server struct{ vault *wire.Vault }
+type Server struct{ opts Options }
 
 // New returns a Server on the vault.
-func New(o Options) *Server { return &Server{o.Vault} }
+func New(o Options) *Server { return &Server{o} }
 
 type identity struct {
 	Arn     string `xml:"Arn"`
@@ -110,7 +114,10 @@ func (s *Server) assumeRole(caller wire.Caller, in assumeRole) (any, error) {
 		return nil, query.Errorf("ValidationError", "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining")
 	}
 	role := m[2][strings.LastIndexByte(m[2], '/')+1:]
-	c := s.vault.Assume(role, in.RoleSessionName, time.Duration(seconds)*time.Second)
+	if !s.opts.Trusts(role, caller) {
+		return nil, &query.Error{Status: http.StatusForbidden, Code: "AccessDenied", Message: "User: " + caller.ARN + " is not authorized to perform: sts:AssumeRole on resource: " + in.RoleArn}
+	}
+	c := s.opts.Vault.Assume(role, in.RoleSessionName, time.Duration(seconds)*time.Second)
 	return assumed{
 		Credentials: credentials{
 			AccessKeyId: c.AccessKeyID, SecretAccessKey: c.SecretAccessKey, SessionToken: c.SessionToken,

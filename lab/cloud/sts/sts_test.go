@@ -53,6 +53,11 @@ func TestAssumeRole(t *testing.T) {
 	assume := func(cfg aws.Config, arn, session string, seconds *int32) (*sts.AssumeRoleOutput, error) {
 		return client(cfg).AssumeRole(t.Context(), &sts.AssumeRoleInput{RoleArn: &arn, RoleSessionName: &session, DurationSeconds: seconds})
 	}
+	_, err := assume(c.Config(), arn, "ci", aws.Int32(900))
+	code(t, err, "AccessDenied") // there is no such role
+	if err := c.PutRolePolicy("deploy", "none", `{"Version":"2012-10-17","Statement":[]}`); err != nil {
+		t.Fatal(err)
+	}
 	out, err := assume(c.Config(), arn, "ci", aws.Int32(900))
 	if err != nil {
 		t.Fatal(err)
