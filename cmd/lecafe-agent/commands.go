@@ -7,6 +7,7 @@ func commands() []*cli.Command {
 	return []*cli.Command{
 		runCommand(),
 		installCommand(),
+		instrumentRuncmdCommand(),
 		statusCommand(),
 		versionCommand(),
 		ordersCommand(),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lecafe/lecafe/internal/exitcode"
 	"github.com/lecafe/lecafe/systemd"
+	"github.com/lecafe/lecafe/userdata/trap"
 )
 
 func installCommand() *cli.Command {
@@ -28,7 +29,7 @@ func installCommand() *cli.Command {
 			if err != nil {
 				return fmt.Errorf("find this program: %w", err)
 			}
-			i := systemd.Installation{Root: root, Binary: self, Trap: trapLibrary}
+			i := systemd.Installation{Root: root, Binary: self, Trap: trap.Library, Extra: []systemd.File{runcmdUnit}}
 			if id := c.String("bake-id"); id != "" {
 				i.Extra = append(i.Extra, systemd.File{Path: "/etc/lecafe/bake-id", Data: []byte(id + "\n"), Mode: 0o644})
 			}
