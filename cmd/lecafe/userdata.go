@@ -20,6 +20,7 @@ func userdataCommand() *cli.Command {
 		Usage: "render and check what instances are told at launch",
 		Subcommands: []*cli.Command{
 			userdataRenderCommand(),
+			userdataLintCommand(),
 		},
 	}
 }
@@ -36,6 +37,7 @@ func userdataRenderCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "set", Usage: "one setting, as report.s3.bucket=NAME (`PATH=VALUE`)"},
 			&cli.StringSliceFlag{Name: "script", Usage: "script `FILE` to run at first boot"},
 			&cli.StringSliceFlag{Name: "cloud-config", Usage: "cloud-config `FILE`"},
+			&cli.StringSliceFlag{Name: "ignore", Usage: "leave out a `RULE` of lecafe userdata lint"},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write to `FILE` instead of stdout"},
 		},
 		Action: userdataRender,
@@ -61,6 +63,12 @@ func userdataRender(c *cli.Context) error {
 	out, err := userdata.Render(in)
 	if err != nil {
 		return exitcode.With(exitcode.BadRequest, err)
+	}
+	if err := userdata.CheckRules(c.StringSlice("ignore")); err != nil {
+		return badRequest("--ignore: %w", err)
+	}
+	if err := refuseErrors(c.App.ErrWriter, "rendered", out, c.StringSlice("ignore")); err != nil {
+		return err
 	}
 	return writePayload(c, out)
 }
