@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/logging"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/lecafe/lecafe/internal/awsconf"
@@ -76,6 +77,8 @@ type cloud struct {
 // connect makes the clients. The SDK's retries see to throttling, 5xx and
 // broken connections: up to 10 attempts with at most 20 s between them.
 func connect(cfg aws.Config) cloud {
+	cfg = cfg.Copy()
+	cfg.Logger = logging.Nop{} // the SDK's own warnings would tear the display
 	cfg.Retryer = func() aws.Retryer {
 		return retry.NewStandard(func(o *retry.StandardOptions) {
 			o.MaxAttempts, o.MaxBackoff = 10, 20*time.Second

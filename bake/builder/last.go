@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -99,13 +100,37 @@ func join(words []string) string {
 	return out
 }
 
-// used returns the bytes in use on root's file system.
+// used returns the bytes that root's files take on its own file system, each
+// inode once. The file system's own count would have what is under a mount,
+// and in a container what is beside it.
 func used(root string) int64 {
-	var s syscall.Statfs_t
-	if err := syscall.Statfs(root, &s); err != nil {
+	var top syscall.Stat_t
+	if err := syscall.Lstat(root, &top); err != nil {
 		return 0
 	}
-	return int64(s.Blocks-s.Bfree) * s.Bsize
+	var total int64
+	seen := map[uint64]bool{}
+	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // what vanishes meanwhile takes no space
+		}
+		var st syscall.Stat_t
+		if syscall.Lstat(path, &st) != nil {
+			return nil
+		}
+		if d.IsDir() && st.Dev != top.Dev {
+			return fs.SkipDir
+		}
+		if st.Nlink > 1 && !d.IsDir() {
+			if seen[st.Ino] {
+				return nil
+			}
+			seen[st.Ino] = true
+		}
+		total += st.Blocks * 512
+		return nil
+	})
+	return total
 }
 
 // zeroFree fills the file system with a file of zeros and removes it.
