@@ -89,10 +89,10 @@ func New(o Options) *Cloud {
 	c := &Cloud{clock: o.Clock, region: o.Region, log: o.Log, Vault: wire.NewVault(o.Clock)}
 	c.S3 = s3.New(s3.Options{Clock: o.Clock, Region: o.Region, Allowed: c.allowed})
 	c.SQS = sqs.New(sqs.Options{Clock: o.Clock, Region: o.Region})
-	c.SSM = ssm.New(ssm.Options{Clock: o.Clock})
 	c.EC2 = ec2.New(ec2.Options{
 		Clock: o.Clock, Vault: c.Vault, Machines: o.Machines, Region: o.Region, Ports: o.Ports, Times: o.Times, IMDS: o.IMDS, Log: o.Log,
 	})
+	c.SSM = ssm.New(ssm.Options{Clock: o.Clock, ImageExists: c.EC2.ImageExists})
 	c.Auto = autoscaling.New(autoscaling.Options{Clock: o.Clock, Instances: c.EC2, Region: o.Region, Times: o.ScalingTimes})
 	c.IAM = iam.New(iam.Options{Clock: o.Clock, Vault: c.Vault, Profiles: c.EC2})
 	c.STS = sts.New(sts.Options{Vault: c.Vault, Trusts: c.IAM.Trusts})

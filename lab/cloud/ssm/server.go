@@ -21,9 +21,9 @@ import (
 // Options configure a Server.
 type Options struct {
 	Clock wire.Clock
-	// ImageKnown says whether an AMI exists in a region: a parameter of data
-	// type aws:ec2:image must name one. Nil accepts every well-formed ID.
-	ImageKnown func(region, imageID string) bool
+	// ImageExists says whether an AMI exists in a region: a parameter of data
+	// type aws:ec2:image must name one.
+	ImageExists func(region, imageID string) bool
 }
 
 // Server is the Parameter Store of every region.
@@ -298,14 +298,19 @@ func (s *Server) putParameter(ctx context.Context, _ *http.Request, in *put) (an
 	switch in.DataType {
 	case "text":
 	case "aws:ec2:image":
-		// AWS checks asynchronously that the AMI exists; a malformed ID it
-		// refuses at once:
+		// A malformed ID is refused at once. Whether the AMI exists is checked
+		// after the answer: where it does not, PutParameter succeeds and the
+		// parameter is not written.
 		// https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-ec2-aliases.html
 		if in.Type != "String" || !imageID.MatchString(in.Value) {
 			return nil, jsonrpc.Errorf("ValidationException", "The parameter value %s is not a valid AMI ID.", in.Value)
 		}
-		if s.opts.ImageKnown != nil && !s.opts.ImageKnown(region, in.Value) {
-			return map[string]any{"Version": int64(len(versions) + 1), "Tier": "Standard"}, nil // never becomes visible
+		if !s.opts.ImageExists(region, in.Value) {
+			next := int64(1)
+			if n := len(versions); n > 0 {
+				next = versions[n-1].Version + 1
+			}
+			return map[string]any{"Version": next, "Tier": "Standard"}, nil
 		}
 	default:
 		return nil, jsonrpc.Errorf("ValidationException", "The following data type is not supported: %s (Data type names are all lowercase.)", in.DataType)

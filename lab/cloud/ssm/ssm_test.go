@@ -14,6 +14,7 @@ import (
 
 	"github.com/lecafe/lecafe/lab/cloud"
 	"github.com/lecafe/lecafe/lab/cloud/cloudtest"
+	"github.com/lecafe/lecafe/lab/cloud/ec2"
 )
 
 func start(t *testing.T) (*cloudtest.Cloud, *ssm.Client) {
@@ -176,4 +177,25 @@ func TestPermissions(t *testing.T) {
 	}
 	_, err := instance.GetParameters(t.Context(), &ssm.GetParametersInput{Names: []string{"/lecafe/app", "/lecafe/secret"}})
 	code(t, err, "AccessDeniedException")
+}
+
+// The data type aws:ec2:image is checked after the answer.
+func TestImageParameters(t *testing.T) {
+	c, client := start(t)
+	id, err := c.EC2.AddImage("us-east-1", ec2.ImageSeed{Name: "debian-12"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &ssm.PutParameterInput{Name: aws.String("/lecafe/ami"), Type: "String", DataType: aws.String("aws:ec2:image"), Value: &id}
+	if out, err := client.PutParameter(t.Context(), in); err != nil || out.Version != 1 {
+		t.Fatalf("%+v %v", out, err)
+	}
+	in.Value, in.Overwrite = aws.String("ami-0123456789abcdef0"), aws.Bool(true)
+	if out, err := client.PutParameter(t.Context(), in); err != nil || out.Version != 2 {
+		t.Fatalf("%+v %v", out, err)
+	}
+	out, err := client.GetParameter(t.Context(), &ssm.GetParameterInput{Name: in.Name})
+	if err != nil || *out.Parameter.Value != id || *out.Parameter.DataType != "aws:ec2:image" {
+		t.Errorf("%+v %v", out, err)
+	}
 }

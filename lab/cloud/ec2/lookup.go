@@ -29,3 +29,15 @@ func (s *Server) DeleteInstanceProfile(name string) {
 	defer s.unlock()
 	delete(s.profiles, name)
 }
+
+// ImageExists says whether a region has an image, whoever owns it.
+func (s *Server) ImageExists(regionName, imageID string) bool {
+	s.lock()
+	defer s.unlock()
+	r, err := s.region(regionName)
+	if err != nil {
+		return false
+	}
+	_, err = r.imageOf(imageID)
+	return err == nil
+}
