@@ -120,3 +120,16 @@ func size(dir string) (n int64, err error) {
 	})
 	return n, err
 }
+
+// Layers lists the directories that an image is made of, the uppermost first,
+// as overlayfs takes them. It is for tests that look into an image before it
+// boots.
+func (d *Driver) Layers(imageID string) ([]string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	img := d.images[imageID]
+	if img == nil {
+		return nil, fmt.Errorf("layers of %s: %w", imageID, ErrNotFound)
+	}
+	return slices.Clone(img.layers), nil
+}

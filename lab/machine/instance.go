@@ -178,7 +178,7 @@ func (i *instance) run(argv []string, console *console, started chan<- error, of
 
 // command is what runs the machine. The overlay is mounted in a mount
 // namespace of the machine's own: it ends with the last process in it, also
-// when nobody is left to unmount it.
+// when nobody is left to unmount it. The caller holds i.mu.
 func (i *instance) command(layers []string) []string {
 	script := `set -e
 layers=$1 dir=$2; shift 2
@@ -193,6 +193,9 @@ exec "$@"`
 		"--capability=CAP_NET_ADMIN", "--resolv-conf=off", "--link-journal=no", "--timezone=off", "--console=read-only",
 		"--kill-signal=SIGRTMIN+4",
 	)
+	for dir, size := range i.faults.Tmpfs {
+		argv = append(argv, "--tmpfs="+dir+":mode=0755,size="+size)
+	}
 	for target, file := range guestFiles {
 		argv = append(argv, "--bind-ro="+filepath.Join(i.d.dir, "guest", file)+":"+target)
 	}

@@ -52,6 +52,10 @@ type Faults struct {
 	DHCPDown  bool // nobody answers DHCP
 	IMDSDown  bool // connections to the metadata service are refused
 	PortsDown bool // connections to Machine.Ports are refused
+	// Tmpfs gives directories a small file system of their own, as path → size
+	// (64k, 1M): a disk that fills up. It is empty at each boot, and takes
+	// effect with the next one.
+	Tmpfs map[string]string
 }
 
 // Base is an image that was not captured here.

@@ -99,6 +99,20 @@ func waitConsole(t *testing.T, l *lab.Lab, id, text string) {
 	}, func() string { return console(l, id) })
 }
 
+// asRole uses the instance's role with nothing but what Debian has: what its
+// policy allows is served, and all else refused.
+const asRole = `
+token=$(curl -sS -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token)
+get() { curl -sSf -H "X-aws-ec2-metadata-token: $token" http://169.254.169.254/latest/meta-data/iam/security-credentials/$1; }
+get "$(get)" > /run/creds
+of() { sed -n 's/.*"'$1'": "\(.*\)".*/\1/p' /run/creds; }
+aws() { curl -sS --aws-sigv4 aws:amz:us-east-1:$1 --user "$(of AccessKeyId):$(of SecretAccessKey)" -H "x-amz-security-token: $(of Token)" "${@:2}"; }
+s3() { aws s3 -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' "$@"; }
+s3 $url/lecafe-assets/app/config.txt
+echo "reports: $(s3 -o /dev/null -w '%{http_code}' "$url/lecafe-reports?list-type=2")"
+aws sts -d 'Action=GetCallerIdentity&Version=2011-06-15' $url/
+`
+
 // TestLab drives the lab through EC2's API alone: an instance bakes itself,
 // is captured, and the image boots as another instance.
 func TestLab(t *testing.T) {
@@ -122,10 +136,13 @@ func TestLab(t *testing.T) {
 		return err == nil && len(out.Images) == 1 && out.Images[0].State == types.ImageStateAvailable
 	}, func() string { return "" })
 
-	second := runInstance(t, l, aws.ToString(img.ImageId), "#!/bin/sh\necho \"served: $(cat /opt/baked)\"\n", func(in *ec2.RunInstancesInput) {
+	second := runInstance(t, l, aws.ToString(img.ImageId), "#!/bin/bash\necho \"served: $(cat /opt/baked)\"\nurl="+l.URL+"\n"+asRole, func(in *ec2.RunInstancesInput) {
 		in.InstanceInitiatedShutdownBehavior = types.ShutdownBehaviorTerminate
 	})
 	waitConsole(t, l, second, "served: latte")
+	waitConsole(t, l, second, "greeting=Bonjour") // of the config
+	waitConsole(t, l, second, "reports: 403")
+	waitConsole(t, l, second, ":assumed-role/lecafe-app-role/"+second)
 	out, err := api.GetConsoleOutput(t.Context(), &ec2.GetConsoleOutputInput{InstanceId: aws.String(second), Latest: aws.Bool(true)})
 	if err != nil {
 		t.Fatal(err)

@@ -212,7 +212,9 @@ func TestReach(t *testing.T) {
 // waits for it.
 func TestFaultsAtLaunch(t *testing.T) {
 	requireBoot(t)
-	b := newBench(t, "debian-13", machine.Options{Faults: func(ec2.Machine) machine.Faults { return machine.Faults{IMDSDown: true} }})
+	b := newBench(t, "debian-13", machine.Options{Faults: func(ec2.Machine) machine.Faults {
+		return machine.Faults{IMDSDown: true, Tmpfs: map[string]string{"/var/lib/small": "64k"}}
+	}})
 	id, _ := b.launch("ami-base", marker)
 	b.eventually(id, "failed attempt to reach the metadata service", func() bool {
 		out, err := b.d.Console(id)
@@ -226,6 +228,9 @@ func TestFaultsAtLaunch(t *testing.T) {
 	}
 	b.settled(id)
 	b.sh(id, "cat /var/lib/ran")
+	if out, err := b.d.Exec(t.Context(), id, "dd", "if=/dev/zero", "of=/var/lib/small/full", "bs=128k", "count=1"); err == nil || !strings.Contains(string(out), "No space left") {
+		t.Errorf("128 KiB fit into 64: %v %s", err, out)
+	}
 }
 
 // leftovers lists what a lab has on the host.
