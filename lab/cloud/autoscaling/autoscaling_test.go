@@ -361,14 +361,32 @@ func TestHealth(t *testing.T) {
 			t.Fatal("a stopped instance is still in service")
 		}
 	}
-	// And within the grace period a call that respects it does nothing.
-	_, err = l.api.UpdateAutoScalingGroup(t.Context(), &sdk.UpdateAutoScalingGroupInput{AutoScalingGroupName: aws.String("web"), HealthCheckGracePeriod: aws.Int32(3600)})
-	l.ok(err)
-	kept := l.want(types.LifecycleStateInService, 2)
-	l.ok(unhealthy(kept[0]))
+}
+
+func TestHealthInGracePeriod(t *testing.T) {
+	l := newLab(t)
+	ids := l.settled(1, func(in *sdk.CreateAutoScalingGroupInput) { in.HealthCheckGracePeriod = aws.Int32(600) })
+	unhealthy := func(respect bool) {
+		_, err := l.api.SetInstanceHealth(t.Context(), &sdk.SetInstanceHealthInput{InstanceId: &ids[0], HealthStatus: aws.String("Unhealthy"), ShouldRespectGracePeriod: &respect})
+		l.ok(err)
+	}
+	unhealthy(true)
+	l.fake.Impair(ids[0], true)
 	l.clock.Advance(time.Minute)
-	if again := l.want(types.LifecycleStateInService, 2); again[0] != kept[0] {
+	if kept := l.want(types.LifecycleStateInService, 1); kept[0] != ids[0] {
 		t.Fatal("the grace period was not respected")
+	}
+	// A failed status check counts once the period has passed.
+	l.clock.Advance(20 * time.Minute)
+	next := l.want(types.LifecycleStateInService, 1)
+	if next[0] == ids[0] {
+		t.Fatal("an impaired instance is still in service")
+	}
+	ids = next
+	unhealthy(false)
+	l.clock.Advance(time.Minute)
+	if now := l.want(types.LifecycleStateInService, 1); now[0] == ids[0] {
+		t.Fatal("a call that does not respect the grace period did nothing")
 	}
 }
 

@@ -37,7 +37,7 @@ type group struct {
 	refreshes  []*refresh
 	failures   int // launches failed in a row
 	scheduled  bool
-	retryAt    time.Time
+	retrying   bool // launches wait after one that failed
 }
 
 // zone is one subnet that the group launches in.

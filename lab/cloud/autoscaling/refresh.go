@@ -238,7 +238,6 @@ func (s *Server) refreshTick(g *group) {
 	if r == nil || r.status != "InProgress" && r.status != "RollbackInProgress" || g.suspended["InstanceRefresh"] {
 		return
 	}
-	now, warmup := s.now(), r.warmup(g)
 	healthy, waiting := 0, 0
 	var ready, useless []*member // the latter serve nobody: they can go at once
 	for _, m := range g.members {
@@ -247,7 +246,7 @@ func (s *Server) refreshTick(g *group) {
 		}
 		warm := m.state == "InService" && !m.unhealthy
 		if warm && m.born == r && !r.todo[m] {
-			warm = !now.Before(m.since.Add(warmup))
+			warm = m.warm
 		}
 		if warm {
 			healthy++

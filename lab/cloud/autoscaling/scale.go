@@ -24,8 +24,9 @@ type member struct {
 	protected    bool
 	activity     *activity
 	actions      []*lifecycleAction
-	since        time.Time // InService
-	born         *refresh  // the refresh that launched it
+	graced       bool     // the grace period since InService has passed
+	warm         bool     // the refresh's warm-up since InService has passed
+	born         *refresh // the refresh that launched it
 	checking     bool
 }
 
@@ -85,11 +86,9 @@ func (s *Server) reconcile(g *group) {
 	want := g.desired + g.surplus
 	switch {
 	case g.active < want && !g.suspended["Launch"]:
-		if wait := g.retryAt.Sub(s.now()); wait > 0 {
-			s.schedule(g, wait)
-			return
+		if !g.retrying {
+			s.launch(g, want-g.active)
 		}
-		s.launch(g, want-g.active)
 	case g.active > want && !g.suspended["Terminate"]:
 		s.scaleIn(g, g.active-want)
 	}
@@ -137,8 +136,11 @@ func (s *Server) launch(g *group, n int) {
 	}
 	wait := min(s.opts.Times.Retry<<min(g.failures, 10), 15*time.Minute)
 	g.failures++
-	g.retryAt = s.now().Add(wait)
-	s.schedule(g, wait)
+	g.retrying = true
+	s.later(wait, func() {
+		g.retrying = false
+		s.reconcile(g)
+	})
 }
 
 func (s *Server) launchIn(g *group, z zone, n int) (int, error) {
@@ -288,9 +290,9 @@ func (s *Server) look(m *member) {
 	}
 }
 
-func (s *Server) inGrace(m *member) bool {
-	return s.now().Before(m.since.Add(time.Duration(m.group.grace) * time.Second))
-}
+// inGrace is told by a timer, as all that passes is: a clock that runs faster
+// than real time still says what time it really is.
+func (s *Server) inGrace(m *member) bool { return !m.graced }
 
 // unhealthy marks a member and replaces it at the next look, if it is still in
 // service.
@@ -319,25 +321,29 @@ func (s *Server) queueLook(m *member) {
 }
 
 func (s *Server) inService(m *member) {
+	g := m.group
 	m.dropActions()
-	m.since = s.now()
+	m.graced, m.warm = g.grace == 0, false
 	s.setState(m, "InService")
 	m.activity.close(s.now(), "Successful", "")
-	g := m.group
 	g.failures = 0
 	if m.unhealthy {
 		s.unhealthy(m, "a user health-check")
 	}
-	if g.grace > 0 { // what the grace period kept from being seen
+	if g.grace > 0 {
 		s.later(time.Duration(g.grace)*time.Second, func() {
+			m.graced = true
 			if m.state == "InService" {
-				s.look(m)
+				s.look(m) // what the grace period kept from being seen
 			}
 		})
 	}
 	if r := g.refreshing(); r != nil && m.born == r {
 		r.progress++
-		s.later(r.warmup(g), func() { s.refreshTick(g) })
+		s.later(r.warmup(g), func() {
+			m.warm = true
+			s.refreshTick(g)
+		})
 	}
 }
 
