@@ -34,7 +34,7 @@ test: setup build ## the whole suite, real boots included
 
 .PHONY: e2e
 e2e: setup build ## real boots alone
-	go test -count=1 -timeout 40m -v ./test/e2e/...
+	LECAFE_BIN=$(CURDIR)/bin go test -count=1 -timeout 40m -v ./test/e2e/...
 
 .PHONY: check
 check: setup ## format, vet, staticcheck, race tests, tidy and generate diffs, vulnerabilities, shellcheck, units
