@@ -1,0 +1,138 @@
+// Package drill boots an image once for each way to fail that it knows, and
+// compares what lecafe says of each boot with what there is to say. It owns
+// the table of cases and expectations (cases.yaml) and the matrix; it judges
+// no boot.
+package drill
+
+import (
+	"bytes"
+	"compress/gzip"
+	_ "embed"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/lecafe/lecafe/agent/report"
+)
+
+//go:embed cases.yaml
+var table []byte
+
+// Case is one boot.
+type Case struct {
+	Name     string
+	About    string
+	UserData string
+	Encode   string
+	Fault    string
+	Deadline time.Duration // zero: the drill's own
+	Expect   Expectation
+}
+
+// Expectation is what a report must say. Zero fields are not looked at; on
+// success there must be no cause.
+type Expectation struct {
+	Verdict report.Verdict
+	Stage   report.StageName
+	Code    report.Code
+	File    string
+	Line    int
+	Channel string // "console" where no report can leave the instance
+}
+
+// Cases returns the table, in its order.
+func Cases() ([]Case, error) {
+	var doc struct {
+		Cases []struct {
+			Name     string        `yaml:"name"`
+			About    string        `yaml:"about"`
+			UserData string        `yaml:"user_data"`
+			Encode   string        `yaml:"encode"`
+			Fault    string        `yaml:"fault"`
+			Deadline time.Duration `yaml:"deadline"`
+			Expect   struct {
+				Verdict report.Verdict   `yaml:"verdict"`
+				Stage   report.StageName `yaml:"stage"`
+				Code    report.Code      `yaml:"code"`
+				File    string           `yaml:"file"`
+				Line    int              `yaml:"line"`
+				Channel string           `yaml:"channel"`
+			} `yaml:"expect"`
+		} `yaml:"cases"`
+	}
+	if err := yaml.UnmarshalWithOptions(table, &doc, yaml.Strict()); err != nil {
+		return nil, fmt.Errorf("read the table of cases: %w", err)
+	}
+	var out []Case
+	for _, c := range doc.Cases {
+		out = append(out, Case{c.Name, c.About, c.UserData, c.Encode, c.Fault, c.Deadline, Expectation(c.Expect)})
+	}
+	return out, nil
+}
+
+// Payload is the user data as it goes to the API.
+func (c Case) Payload() ([]byte, error) {
+	data := []byte(c.UserData)
+	for step := range strings.FieldsSeq(c.Encode) {
+		switch step {
+		case "bom":
+			data = append([]byte("\xef\xbb\xbf"), data...)
+		case "crlf":
+			data = bytes.ReplaceAll(data, []byte("\n"), []byte("\r\n"))
+		case "base64":
+			data = []byte(base64.StdEncoding.EncodeToString(data))
+		case "cut":
+			data = data[:len(data)*2/3]
+		case "gzip":
+			var b bytes.Buffer
+			z := gzip.NewWriter(&b)
+			if _, err := z.Write(data); err != nil {
+				return nil, fmt.Errorf("encode %s: %w", c.Name, err)
+			}
+			if err := z.Close(); err != nil {
+				return nil, fmt.Errorf("encode %s: %w", c.Name, err)
+			}
+			data = b.Bytes()
+		default:
+			return nil, fmt.Errorf("encode %s: no encoding %q", c.Name, step)
+		}
+	}
+	return data, nil
+}
+
+// Met says how r differs from what is expected, "" where it does not.
+func (e Expectation) Met(r *report.Report) string {
+	if r.Verdict != e.Verdict {
+		return fmt.Sprintf("verdict %s, want %s", r.Verdict, e.Verdict)
+	}
+	if e.Verdict == report.Success {
+		if len(r.Causes) > 0 {
+			return fmt.Sprintf("cause %s, want none", r.Causes[0].Code)
+		}
+		return ""
+	}
+	if len(r.Causes) == 0 {
+		return "no cause"
+	}
+	c := r.Causes[0]
+	var wrong []string
+	differs := func(what string, got, want any) {
+		wrong = append(wrong, fmt.Sprintf("%s %v, want %v", what, got, want))
+	}
+	if e.Code != "" && c.Code != e.Code {
+		differs("code", c.Code, e.Code)
+	}
+	if e.Stage != "" && c.Stage != e.Stage {
+		differs("stage", c.Stage, e.Stage)
+	}
+	if e.File != "" && c.File != e.File {
+		differs("file", c.File, e.File)
+	}
+	if e.Line != 0 && c.Line != e.Line {
+		differs("line", c.Line, e.Line)
+	}
+	return strings.Join(wrong, "; ")
+}
