@@ -54,13 +54,25 @@ func (j *judge) payload() {
 		seen[key] = true
 		c := report.Cause{
 			Stage: report.StageUserData, Code: f.Code, File: f.File, Line: f.Line, Column: f.Column,
-			Message: sentence(f.Message), Fix: sentence(f.Fix),
+			Message: sentence(of(f) + ": " + f.Message), Fix: sentence(f.Fix),
 		}
 		if f.Code == report.CodeUserDataWrongType && !failed || !f.Error {
 			c.Severity = report.SeverityDegraded
 		}
 		j.add(c)
 	}
+}
+
+// of says where in the user data a finding is.
+func of(f Finding) string {
+	s := "the user data"
+	if f.File != "" {
+		s += "'s part " + f.File
+	}
+	if f.Line > 0 {
+		s += fmt.Sprintf(", line %d", f.Line)
+	}
+	return s
 }
 
 func (j *judge) interrupted() {

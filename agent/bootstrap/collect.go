@@ -1,18 +1,16 @@
 package bootstrap
 
 import (
-	"bufio"
 	"bytes"
-	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/userdata/trap"
 )
 
 // Collect reads the evidence that lies in files below root ("/" on an
@@ -22,7 +20,7 @@ func Collect(root string, c Clock, units []Unit) Evidence {
 	ev := Evidence{
 		At: c.At, Uptime: c.Uptime, Units: units,
 		CloudInit: readCloudInit(root, c.At.Add(-c.Kernel)),
-		Trapped:   readTrap(filepath.Join(root, "run/lecafe/trap")),
+		Trapped:   readTrap(root),
 		LogTail:   tailLines(filepath.Join(root, outputFile), report.MaxOutput),
 	}
 	for _, u := range units {
@@ -33,44 +31,14 @@ func Collect(root string, c Clock, units []Unit) Evidence {
 	return ev
 }
 
-// readTrap reads the trap's records: lines of tab-separated, percent-encoded
-// fields "v1 KIND FILE LINE EXIT COMMAND". Lines of another form are no
-// evidence and are passed over.
-func readTrap(dir string) []Trapped {
-	files, err := filepath.Glob(filepath.Join(dir, "*"))
-	if err != nil {
-		return nil
-	}
-	slices.Sort(files)
-	var out []Trapped
-	for _, f := range files {
-		sc := bufio.NewScanner(bytes.NewReader(tailBytes(f, 1<<20)))
-		sc.Buffer(nil, 1<<20)
-		for sc.Scan() {
-			if t, ok := parseTrap(sc.Text()); ok {
-				out = append(out, t)
-			}
-		}
+// readTrap reads the trap's records. What cannot be read is no evidence.
+func readTrap(root string) []Trapped {
+	records, _ := trap.Read(filepath.Join(root, trap.RecordsDir)) // what was read before an error counts
+	out := make([]Trapped, 0, len(records))
+	for _, r := range records {
+		out = append(out, Trapped{File: filepath.Base(r.File), Line: r.Line, Exit: r.ExitCode, Command: r.Command, Background: r.Background, Fatal: r.Errexit})
 	}
 	return out
-}
-
-func parseTrap(line string) (Trapped, bool) {
-	f := strings.Split(line, "\t")
-	if len(f) < 6 || f[0] != "v1" {
-		return Trapped{}, false
-	}
-	for i := range f {
-		if s, err := url.PathUnescape(f[i]); err == nil {
-			f[i] = s
-		}
-	}
-	n, err1 := strconv.Atoi(f[3])
-	exit, err2 := strconv.Atoi(f[4])
-	if err1 != nil || err2 != nil {
-		return Trapped{}, false
-	}
-	return Trapped{Kind: f[1], File: filepath.Base(f[2]), Line: max(n, 0), Exit: exit, Command: f[5]}, true
 }
 
 // processes lists what runs in a unit's control group, on the unified

@@ -44,6 +44,15 @@ type Payload struct {
 	Format   string
 	Findings []Finding
 	Scripts  []string // names of the script parts that have to run
+	Exits    []Exit   // where they end by themselves
+}
+
+// Exit is a statement `exit N` of a script part.
+type Exit struct {
+	File    string
+	Line    int
+	Code    int
+	Command string
 }
 
 // Finding is what lint says of a payload and what a boot would be reported
@@ -124,11 +133,12 @@ type Process struct {
 // Trapped is a record of the trap: a command of a script failed and nobody
 // handled it.
 type Trapped struct {
-	Kind    string // err, background, exit, ...
-	File    string // base name of the script part
-	Line    int
-	Exit    int
-	Command string
+	File       string // base name of the script
+	Line       int
+	Exit       int
+	Command    string
+	Background bool // in a job that nobody waited for
+	Fatal      bool // set -e was on: it ended the script
 }
 
 // Trouble is what another part of the agent has to say. While it is not

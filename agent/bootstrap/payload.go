@@ -1,8 +1,12 @@
 package bootstrap
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"strconv"
+
+	"mvdan.cc/sh/v3/syntax"
 
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/userdata"
@@ -25,6 +29,7 @@ func ReadPayload(data []byte) Payload {
 	p.Format = parsed.Format
 	for _, part := range parsed.Scripts() {
 		p.Scripts = append(p.Scripts, part.ScriptName())
+		p.Exits = append(p.Exits, exits(part)...)
 	}
 	for _, f := range userdata.Lint(data, userdata.Options{}) {
 		if f.Code == "" {
@@ -38,4 +43,29 @@ func ReadPayload(data []byte) Payload {
 		p.Findings = append(p.Findings, out)
 	}
 	return p
+}
+
+// exits finds the statements `exit N` of a shell script.
+func exits(part *userdata.Part) []Exit {
+	first, _, _ := bytes.Cut(part.Body, []byte("\n"))
+	if !bytes.HasPrefix(first, []byte("#!")) || !bytes.Contains(first, []byte("sh")) || len(part.Body) > 1<<20 {
+		return nil
+	}
+	f, err := syntax.NewParser(syntax.Variant(syntax.LangBash)).Parse(bytes.NewReader(part.Body), "")
+	if err != nil {
+		return nil
+	}
+	var out []Exit
+	syntax.Walk(f, func(n syntax.Node) bool {
+		call, ok := n.(*syntax.CallExpr)
+		if !ok || len(call.Args) != 2 || call.Args[0].Lit() != "exit" {
+			return true
+		}
+		code, err := strconv.Atoi(call.Args[1].Lit())
+		if err == nil && code > 0 {
+			out = append(out, Exit{File: part.ScriptName(), Line: int(call.Pos().Line()) + part.Skip, Code: code & 255, Command: "exit " + strconv.Itoa(code)})
+		}
+		return true
+	})
+	return out
 }

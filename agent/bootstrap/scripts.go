@@ -48,11 +48,13 @@ func (j *judge) script(stage report.StageName, name string) {
 			c.ExitCode, reason = f.Exit, f.Reason
 		}
 	}
-	if t := j.last(name); t != nil && (c.ExitCode == nil || *c.ExitCode == t.Exit || t.Kind == "exit") {
+	if t := j.last(name, c.ExitCode); t != nil {
 		c.Line, c.Command = t.Line, t.Command
 		if c.ExitCode == nil {
 			c.ExitCode = &t.Exit
 		}
+	} else if x := j.exit(name, c.ExitCode); x != nil {
+		c.Line, c.Command = x.Line, x.Command
 	}
 	switch {
 	case reason != "" && c.ExitCode == nil:
@@ -88,15 +90,41 @@ func where(c report.Cause) string {
 	return b.String()
 }
 
-// last returns the last failure the trap recorded for a part: with set -e, or
-// as its last command, it is what ended the script.
-func (j *judge) last(name string) *Trapped {
-	for i := range slices.Backward(j.ev.Trapped) {
-		if t := &j.ev.Trapped[i]; t.File == name && t.Exit != 0 && t.Kind != "background" {
-			return t
+// last returns the failure that ended a part, as the trap recorded it: with
+// set -e the fatal one, else the last if it is the script's exit code.
+func (j *judge) last(name string, exit *int) *Trapped {
+	var found *Trapped
+	for i := range j.ev.Trapped {
+		t := &j.ev.Trapped[i]
+		if t.File != name || t.Background || exit != nil && *exit != t.Exit {
+			continue
+		}
+		if found == nil || t.Fatal || !found.Fatal {
+			found = t
 		}
 	}
-	return nil
+	if found != nil && !found.Fatal && j.exit(name, exit) != nil {
+		// It failed and the script went on, to an exit of its own.
+		return nil
+	}
+	return found
+}
+
+// exit returns the one statement that ends a part with that code, nil where
+// there is none or several.
+func (j *judge) exit(name string, code *int) *Exit {
+	var found *Exit
+	for i := range j.ev.Payload.Exits {
+		x := &j.ev.Payload.Exits[i]
+		if x.File != name || code == nil || x.Code != *code {
+			continue
+		}
+		if found != nil {
+			return nil
+		}
+		found = x
+	}
+	return found
 }
 
 // notStarted is for a script the kernel would not execute.
@@ -145,17 +173,13 @@ func (j *judge) syntax(c *report.Cause) bool {
 // unhandled reports commands that failed in scripts which went on.
 func (j *judge) unhandled(failed []string) {
 	seen := map[string]bool{}
-	for _, t := range j.ev.Trapped {
-		if t.Exit == 0 || t.Kind == "exit" && !slices.Contains(failed, t.File) && j.trapped(t.File, t.Line) {
-			continue
-		}
-		if slices.Contains(failed, t.File) {
-			if last := j.last(t.File); last != nil && *last == t || t.Kind == "exit" {
-				continue // told by script
-			}
+	for i := range j.ev.Trapped {
+		t := &j.ev.Trapped[i]
+		if slices.Contains(failed, t.File) && (t.Fatal || t == j.last(t.File, &t.Exit) && j.told(t)) {
+			continue // told by script
 		}
 		// A loop fails once, as often as it runs.
-		key := fmt.Sprint(t.Kind, t.File, t.Line)
+		key := fmt.Sprint(t.Background, t.File, t.Line)
 		if seen[key] || len(seen) >= 20 {
 			continue
 		}
@@ -163,10 +187,10 @@ func (j *judge) unhandled(failed []string) {
 		exit := t.Exit
 		c := report.Cause{
 			Stage: report.StageCloudFinal, Code: report.CodeCommandFailed, File: t.File, Line: t.Line, Command: t.Command, ExitCode: &exit,
-			Severity: "", Output: j.ev.LogTail, Fix: "Start the script with set -e, or handle the failure.",
+			Output: j.ev.LogTail, Fix: "Start the script with set -e, or handle the failure.",
 		}
 		switch {
-		case t.Kind == "background":
+		case t.Background:
 			c.Code = report.CodeBackgroundFailed
 			c.Message = fmt.Sprintf("Work that %s left in the background failed%s; the script did not notice.", t.File, where(c))
 			c.Fix = "Wait for the background job and look at its exit code."
@@ -181,9 +205,9 @@ func (j *judge) unhandled(failed []string) {
 	}
 }
 
-// trapped says whether the trap has a failure of that place of another kind.
-func (j *judge) trapped(file string, line int) bool {
-	return slices.ContainsFunc(j.ev.Trapped, func(t Trapped) bool { return t.File == file && t.Line == line && t.Kind != "exit" })
+// told says whether a cause already names that failure.
+func (j *judge) told(t *Trapped) bool {
+	return slices.ContainsFunc(j.causes, func(c report.Cause) bool { return c.File == t.File && c.Line == t.Line && c.Command == t.Command })
 }
 
 // notRun finds scripts that should have run and did not, although the last
