@@ -25,7 +25,7 @@ import (
 const region = "eu-central-1"
 
 type lab struct {
-	*testing.T
+	testing.TB
 	fake  *ec2.Server
 	clock *wire.Manual
 	api   *sdk.Client
@@ -33,10 +33,10 @@ type lab struct {
 	image string
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
 	clock := wire.NewManual(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
-	l := &lab{T: t, clock: clock, fake: ec2.New(ec2.Options{Clock: clock, Vault: wire.NewVault(clock), Region: region})}
+	l := &lab{TB: t, clock: clock, fake: ec2.New(ec2.Options{Clock: clock, Vault: wire.NewVault(clock), Region: region})}
 	t.Cleanup(l.fake.Close)
 	as := autoscaling.New(autoscaling.Options{Clock: clock, Instances: l.fake, Region: region})
 	serve := func(h http.Handler) *string {
@@ -251,7 +251,7 @@ func TestCreateRefuses(t *testing.T) {
 			}
 			c.change(in)
 			_, err := l.api.CreateAutoScalingGroup(t.Context(), in)
-			(&lab{T: t}).code(err, c.code)
+			(&lab{TB: t}).code(err, c.code)
 		})
 	}
 	out, err := l.api.DescribeAutoScalingGroups(t.Context(), &sdk.DescribeAutoScalingGroupsInput{})
