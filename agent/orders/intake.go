@@ -26,8 +26,10 @@ const (
 	// intakeMemory bounds the bodies that wait for the disk.
 	intakeMemory = 12 << 20
 	// retryAfter is what a full spool asks for.
-	retryAfter = 5 * time.Second
-	keysKept   = 16384
+	retryAfter = time.Second
+	// drained is how much of a refused body is read so that the answer is seen.
+	drained  = 16 << 20
+	keysKept = 16384
 )
 
 // Intake answers posts on the socket. Its fields are set before Serve.
@@ -86,6 +88,8 @@ func (in *Intake) read(w http.ResponseWriter, r *http.Request, limit int64) (bod
 	}
 	if need > limit {
 		in.counts.tooLarge.Add(1)
+		// Most clients see no answer before they have written everything.
+		_, _ = io.CopyN(io.Discard, r.Body, min(need, drained))
 		w.Header().Set("Connection", "close")
 		refuse(w, http.StatusRequestEntityTooLarge, "too_large", "the request has "+strconv.FormatInt(need, 10)+" bytes: at most "+strconv.FormatInt(limit, 10)+" are taken")
 		return nil, nil, false

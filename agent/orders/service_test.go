@@ -23,7 +23,7 @@ import (
 )
 
 // deadline is generous: it only ends tests that hang.
-const deadline = 60 * time.Second
+const deadline = 20 * time.Second
 
 // running is a service under test.
 type running struct {
@@ -39,6 +39,9 @@ func start(t testing.TB, svc *orders.Service) *running {
 	t.Helper()
 	if svc.Dir == "" {
 		svc.Dir = t.TempDir()
+	}
+	if svc.DrainBound == 0 {
+		svc.DrainBound = 2 * time.Second // the cloud may end before the service
 	}
 	r := &running{t: t, svc: svc, socket: filepath.Join(t.TempDir(), "o.sock"), done: make(chan error, 1)}
 	l, err := orders.ListenUnix(r.socket, 0o600)
