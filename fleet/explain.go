@@ -41,7 +41,7 @@ const (
 )
 
 // Explain gathers everything that any channel tells about an instance, the
-// most telling first. Channels that cannot be read are told through Notice.
+// most telling first. Channels that cannot be read are told in the next snapshot's notes.
 func (r *Region) Explain(ctx context.Context, i Instance) ([]Clue, error) {
 	var clues []Clue
 	if i.StateReason != "" && (i.gone() || i.State == "stopped" || i.State == "stopping") {
@@ -216,7 +216,11 @@ func (r *Region) activity(ctx context.Context, i Instance) ([]Clue, error) {
 	// Why Auto Scaling ended it is in the cause of the activity that did.
 	for _, a := range activities {
 		if strings.HasPrefix(aws.ToString(a.Description), "Terminating EC2 instance: "+i.ID) {
-			return []Clue{{Cause{Code: CodeTerminated, Source: "activity", Message: clip200(aws.ToString(a.Cause))}, 92}}, nil
+			weight := 92
+			if strings.Contains(aws.ToString(a.Cause), "terminated or stopped") {
+				weight = 60 // Auto Scaling found it gone: EC2's own reason tells more
+			}
+			return []Clue{{Cause{Code: CodeTerminated, Source: "activity", Message: clip200(aws.ToString(a.Cause))}, weight}}, nil
 		}
 	}
 	return nil, nil

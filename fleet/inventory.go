@@ -79,8 +79,8 @@ type Region struct {
 	mu     sync.Mutex
 	boots  map[string]time.Duration // image → its canary's boot
 	roles  map[string]string        // instance profile ARN → role ID
-	Notice func(string)             // told once of what could not be checked; may be nil
-	told   map[string]bool
+	told   map[string]bool          // what could not be checked
+	untold []string
 }
 
 // filterValues is the most values one filter of EC2's takes.
@@ -345,6 +345,18 @@ func (r *Region) complete(ctx context.Context, instances []Instance) error {
 	if r.boots == nil {
 		r.boots, r.roles = map[string]time.Duration{}, map[string]string{}
 	}
+	// Thousands of instances share a few of these strings.
+	shared := map[string]string{}
+	for n := range instances {
+		i := &instances[n]
+		for _, s := range []*string{&i.Group, &i.TemplateID, &i.TemplateVersion, &i.ImageID, &i.Type, &i.Zone, &i.State, &i.LifecycleState, &i.Health, &i.ProfileARN, &i.SubnetID, &i.VPCID} {
+			if same, ok := shared[*s]; ok {
+				*s = same
+			} else {
+				shared[*s] = *s
+			}
+		}
+	}
 	unknown := map[string]bool{}
 	profiles := map[string]bool{}
 	for n := range instances {
@@ -422,14 +434,25 @@ func (r *Region) role(ctx context.Context, arn string) error {
 	return nil
 }
 
+// notice keeps what could not be checked for the next snapshot, once. The
+// caller holds mu.
 func (r *Region) notice(s string) {
 	if r.told == nil {
 		r.told = map[string]bool{}
 	}
-	if !r.told[s] && r.Notice != nil {
-		r.Notice(s)
+	if !r.told[s] {
+		r.told[s] = true
+		r.untold = append(r.untold, s)
 	}
-	r.told[s] = true
+}
+
+// notices takes what was kept.
+func (r *Region) notices() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := r.untold
+	r.untold = nil
+	return list
 }
 
 func apiCode(err error) string {

@@ -47,9 +47,14 @@ type patient struct {
 
 var throttles = retry.IsErrorThrottles(retry.DefaultThrottles)
 
+// RetryDelay is the SDK's for throttling, which wants time. What broke on its
+// way (on loopback Go's transport now and then closes a connection whose answer
+// outran its request) is tried again soon.
 func (p *patient) RetryDelay(attempt int, err error) (time.Duration, error) {
+	d, delayErr := p.Standard.RetryDelay(attempt, err)
 	if throttles.IsErrorThrottle(err).Bool() {
 		p.meter.throttled.Add(1)
+		return d, delayErr
 	}
-	return p.Standard.RetryDelay(attempt, err)
+	return d / 10, delayErr
 }

@@ -130,9 +130,6 @@ func (w *Watcher) readInstances(ctx context.Context) error {
 	inventory := make([]*Inventory, len(w.Regions))
 	g, ctx := errgroup.WithContext(ctx)
 	for n, r := range w.Regions {
-		if r.Notice == nil {
-			r.Notice = w.note
-		}
 		g.Go(func() error {
 			inv, err := r.Instances(ctx, w.Selection)
 			inventory[n] = inv
@@ -202,8 +199,10 @@ func (w *Watcher) judge(ctx context.Context) (*Snapshot, error) {
 	var standings []Standing
 	var refusals []Refusal
 	for {
-		believed := slices.DeleteFunc(slices.Clone(objects), func(o Object) bool { _, no := w.disbelief[o.Name]; return no })
-		standings, refusals = Join(instances, believed, policy)
+		if len(w.disbelief) > 0 {
+			objects = slices.DeleteFunc(objects, func(o Object) bool { _, no := w.disbelief[o.Name]; return no })
+		}
+		standings, refusals = Join(instances, objects, policy)
 		read, doubted, err := w.readDetails(ctx, standings, budget)
 		if err != nil {
 			return nil, err
@@ -250,6 +249,11 @@ func (w *Watcher) judge(ctx context.Context) (*Snapshot, error) {
 	if len(standings) == 0 {
 		snap.OK = false
 		w.note("no instance was found")
+	}
+	for _, r := range w.Regions {
+		for _, s := range r.notices() {
+			w.note(s)
+		}
 	}
 	if w.Meter != nil {
 		snap.APICalls = w.Meter.Calls()
