@@ -26,7 +26,7 @@ func startLab(t *testing.T, distros []string, change func(*lab.Options)) *lab.La
 		images = append(images, baseImage(t, d))
 	}
 	o := lab.Options{
-		Driver: lab.DriverNspawn, StateDir: t.TempDir(), Images: images, Seed: lab.LeCafe(),
+		Driver: lab.DriverNspawn, StateDir: stateDir(), Images: images, Seed: lab.LeCafe(),
 		// The cloud's own delays add nothing to what is tested here.
 		TimeScale: 100, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -47,6 +48,10 @@ func requireBoot(t *testing.T) {
 		}
 	}
 }
+
+// stateDir is the same in each run, so that what a killed run left is removed
+// by the next one.
+func stateDir() string { return filepath.Join(os.TempDir(), "lecafe-e2e") }
 
 // releases are the distributions that boot here.
 var releases = []string{"debian-12", "debian-13"}
@@ -98,7 +103,7 @@ func newBench(t *testing.T, release string, o machine.Options) *bench {
 	t.Helper()
 	img := baseImage(t, release)
 	if o.Dir == "" {
-		o.Dir = t.TempDir()
+		o.Dir = stateDir()
 	}
 	o.Log = slog.New(slog.NewTextHandler(testWriter{t}, nil))
 	d, err := machine.Open(t.Context(), o)
