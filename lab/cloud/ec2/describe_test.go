@@ -183,6 +183,19 @@ func TestCapacityOfTypes(t *testing.T) {
 	l.ok(run("t3.micro"))
 }
 
+func TestLaunchThatFails(t *testing.T) {
+	l := newLab(t)
+	l.fake.FailNextLaunch("Client.VolumeLimitExceeded: Volume limit exceeded")
+	id := l.run()
+	l.state(id, types.InstanceStateNamePending)
+	l.clock.Advance(time.Minute)
+	l.state(id, types.InstanceStateNameTerminated)
+	if r := l.instance(id).StateReason; *r.Code != "Client.VolumeLimitExceeded" {
+		t.Fatalf("state reason %s", *r.Code)
+	}
+	l.running() // only the next one fails
+}
+
 func TestShutdownFromInside(t *testing.T) {
 	l := newLab(t)
 	stops := l.running()
@@ -401,6 +414,15 @@ func TestNetwork(t *testing.T) {
 	if len(nics) != 1 || *nics[0].SubnetId != *subnets[1].SubnetId || *nics[0].PrivateIpAddress != *l.instance(id).PrivateIpAddress {
 		t.Fatalf("interfaces %+v", nics)
 	}
+	must(l.api.CreateTags(t.Context(), &sdk.CreateTagsInput{Resources: []string{*nics[0].NetworkInterfaceId}, Tags: []types.Tag{{Key: aws.String("a"), Value: aws.String("b")}}}))(l)
+	nics = must(l.api.DescribeNetworkInterfaces(t.Context(), &sdk.DescribeNetworkInterfacesInput{Filters: where("tag:a", "b")}))(l).NetworkInterfaces
+	if len(nics) != 1 || *nics[0].Attachment.InstanceId != id {
+		t.Fatalf("interfaces with the tag: %+v", nics)
+	}
+	must(l.api.TerminateInstances(t.Context(), &sdk.TerminateInstancesInput{InstanceIds: []string{id}}))(l)
+	l.clock.Advance(time.Minute)
+	_, gone := l.api.DescribeNetworkInterfaces(t.Context(), &sdk.DescribeNetworkInterfacesInput{NetworkInterfaceIds: []string{*nics[0].NetworkInterfaceId}})
+	l.code(gone, "InvalidNetworkInterfaceID.NotFound")
 	_, err := l.api.DescribeRegions(t.Context(), &sdk.DescribeRegionsInput{RegionNames: []string{"moon-1"}})
 	l.code(err, "InvalidParameterValue")
 	// A private subnet gives no public address, and a full one no more.

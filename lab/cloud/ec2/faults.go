@@ -12,6 +12,7 @@ type faults struct {
 	noCapacity    map[capacityKey]bool
 	imageFailures []string
 	snapFailures  []string
+	launches      []string
 }
 
 type capacityKey struct{ instanceType, place string }
@@ -65,6 +66,16 @@ func (s *Server) FailNextSnapshot(reason string) {
 	s.faults.snapFailures = append(s.faults.snapFailures, reason)
 }
 
+// FailNextLaunch lets the next instance go from pending to terminated, for a
+// reason with its code in front, such as "Server.InternalError: Internal error
+// on launch".
+func (s *Server) FailNextLaunch(reason string) {
+	s.lock()
+	defer s.unlock()
+	s.faults.launches = append(s.faults.launches, reason)
+}
+
+func (f *faults) takeLaunchFailure() string   { return take(&f.launches) }
 func (f *faults) takeImageFailure() string    { return take(&f.imageFailures) }
 func (f *faults) takeSnapshotFailure() string { return take(&f.snapFailures) }
 

@@ -63,7 +63,7 @@ func (s *Server) info(i *instance) InstanceInfo {
 		Region: i.region.name, AccountID: account, AvailabilityZone: i.subnet.az, InstanceID: i.id, ImageID: i.image.id,
 		InstanceType: i.data.InstanceType, Architecture: i.image.arch, RootDevice: i.image.rootDevice, ReservationID: i.reservation,
 		LaunchIndex: i.index, LaunchTime: i.launched, State: i.state.Name, PrivateIP: i.privateIP, PublicIP: i.publicIP,
-		PrivateDNS: i.privateDNS(), PublicDNS: i.publicDNS(), MAC: i.mac, InterfaceID: i.eni, SubnetID: i.subnet.id,
+		PrivateDNS: i.privateDNS(), PublicDNS: i.publicDNS(), MAC: i.mac, InterfaceID: i.eni.id, SubnetID: i.subnet.id,
 		SubnetCIDR: i.subnet.cidr.String(), VPCID: i.subnet.vpc.id, VPCCIDR: i.subnet.vpc.cidr.String(), Gateway: i.subnet.gateway().String(),
 		SecurityGroups: groupNames(i.groups), SecurityGroupIDs: groupIDs(i.groups), KeyName: i.data.KeyName, UserData: i.userData,
 		Tags: make(map[string]string, len(i.tags)), Spot: i.spot != "", ShutdownBehavior: i.shutdown, HTTPTokens: i.metadata.HTTPTokens,

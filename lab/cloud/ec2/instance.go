@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/lecafe/lecafe/lab/cloud/wire"
@@ -48,8 +49,7 @@ type instance struct {
 	privateIP   string
 	publicIP    string
 	mac         string
-	eni         string
-	attachment  string
+	eni         *networkInterface
 	groups      []groupRef
 	devices     []attached
 	metadata    metadataOut
@@ -143,6 +143,11 @@ func (s *Server) job(i *instance, f func(context.Context)) {
 
 // boot takes new instances from pending to running.
 func (s *Server) boot(batch []*instance) {
+	if why := s.faults.takeLaunchFailure(); why != "" {
+		first := batch[0]
+		s.later(s.opts.Times.Pending, func() { s.launchFailed(first, why) })
+		batch = batch[1:]
+	}
 	if s.opts.Machines == nil {
 		s.runAfter(batch, s.opts.Times.Pending)
 		return
@@ -154,7 +159,8 @@ func (s *Server) boot(batch []*instance) {
 			s.lock()
 			defer s.unlock()
 			if err != nil {
-				s.launchFailed(i, err)
+				s.log.Error("instance does not start", "instance", i.id, "err", err)
+				s.launchFailed(i, "Server.InternalError: Internal error on launch")
 				return
 			}
 			s.up(i)
@@ -209,15 +215,16 @@ func (s *Server) check(batch []*instance) {
 }
 
 // launchFailed is what the caller of RunInstances sees when the host cannot
-// start the machine: the instance goes from pending to terminated.
+// start the machine: the instance goes from pending to terminated, with a
+// reason such as "Client.VolumeLimitExceeded: Volume limit exceeded".
 // https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/troubleshooting-launch.html
-func (s *Server) launchFailed(i *instance, err error) {
-	s.log.Error("instance does not start", "instance", i.id, "err", err)
+func (s *Server) launchFailed(i *instance, why string) {
 	if i.state != pending {
 		return
 	}
-	i.reason = &reason{"Server.InternalError", "Server.InternalError: Internal error on launch"}
-	i.transition = i.reason.Message
+	code, _, _ := strings.Cut(why, ":")
+	i.reason = &reason{code, why}
+	i.transition = why
 	s.end(i)
 }
 
@@ -230,6 +237,7 @@ func (s *Server) end(i *instance) {
 		i.address = netip.Addr{}
 	}
 	i.publicIP = ""
+	i.region.enis.remove(i.eni)
 	for _, d := range i.devices {
 		if d.deleteOnTermination {
 			i.region.volumes.remove(d.volume)

@@ -27,6 +27,7 @@ type region struct {
 	keys      table[*keyPair]
 	vpcs      table[*vpc]
 	subnets   table[*subnet]
+	enis      table[*networkInterface]
 
 	runTokens    map[string]*runToken
 	otherTokens  map[string]otherToken // of image copies and launch templates
@@ -153,12 +154,21 @@ func (r *region) defaultSubnet(az string) (*subnet, error) {
 
 var subnetNotFound = notFoundf("InvalidSubnetID.NotFound", "The subnet ID '%s' does not exist")
 
+// networkInterface is the one interface of an instance; it goes with it.
+type networkInterface struct {
+	meta
+	instance   *instance
+	attachment string
+}
+
+var interfaceNotFound = notFoundf("InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist")
+
 // resources yields every visible resource with its type's name.
 func (r *region) resources() iter.Seq2[string, *meta] {
 	return func(yield func(string, *meta) bool) {
 		_ = walk(&r.instances, "instance", yield) && walk(&r.images, "image", yield) && walk(&r.snapshots, "snapshot", yield) &&
 			walk(&r.volumes, "volume", yield) && walk(&r.templates, "launch-template", yield) && walk(&r.groups, "security-group", yield) &&
-			walk(&r.keys, "key-pair", yield) && walk(&r.vpcs, "vpc", yield) && walk(&r.subnets, "subnet", yield)
+			walk(&r.keys, "key-pair", yield) && walk(&r.enis, "network-interface", yield) && walk(&r.vpcs, "vpc", yield) && walk(&r.subnets, "subnet", yield)
 	}
 }
 
@@ -189,6 +199,8 @@ func (r *region) find(id string) (*meta, error) {
 		return found(&r.groups, id, groupNotFound)
 	case "key":
 		return found(&r.keys, id, keyNotFound)
+	case "eni":
+		return found(&r.enis, id, interfaceNotFound)
 	case "vpc":
 		return found(&r.vpcs, id, vpcNotFound)
 	case "subnet":

@@ -401,6 +401,7 @@ type eniOut struct {
 	Groups      []groupRef      `xml:"groupSet>item"`
 	Attachment  eniInstance     `xml:"attachment"`
 	Association *eniAssociation `xml:"association"`
+	Tags        []tag           `xml:"tagSet>item"`
 }
 
 type eniInstance struct {
@@ -413,62 +414,48 @@ type eniInstance struct {
 	Deletes  bool      `xml:"deleteOnTermination"`
 }
 
-var interfaceFilters = filters[*instance]{
-	"network-interface-id":         func(i *instance) []string { return one(i.eni) },
-	"attachment.instance-id":       func(i *instance) []string { return one(i.id) },
-	"attachment.attachment-id":     func(i *instance) []string { return one(i.attachment) },
-	"attachment.status":            func(*instance) []string { return one("attached") },
-	"availability-zone":            func(i *instance) []string { return one(i.subnet.az) },
-	"addresses.private-ip-address": func(i *instance) []string { return one(i.privateIP) },
-	"private-ip-address":           func(i *instance) []string { return one(i.privateIP) },
-	"association.public-ip":        func(i *instance) []string { return one(i.publicIP) },
-	"mac-address":                  func(i *instance) []string { return one(i.mac) },
-	"group-id":                     func(i *instance) []string { return groupIDs(i.groups) },
-	"group-name":                   func(i *instance) []string { return groupNames(i.groups) },
-	"subnet-id":                    func(i *instance) []string { return one(i.subnet.id) },
-	"vpc-id":                       func(i *instance) []string { return one(i.subnet.vpc.id) },
-	"status":                       func(*instance) []string { return one("in-use") },
-	"interface-type":               func(*instance) []string { return one("interface") },
-	"owner-id":                     func(*instance) []string { return one(account) },
+var interfaceFilters = filters[*networkInterface]{
+	"network-interface-id":         func(n *networkInterface) []string { return one(n.id) },
+	"attachment.attachment-id":     func(n *networkInterface) []string { return one(n.attachment) },
+	"attachment.instance-id":       func(n *networkInterface) []string { return one(n.instance.id) },
+	"attachment.status":            func(*networkInterface) []string { return one("attached") },
+	"availability-zone":            func(n *networkInterface) []string { return one(n.instance.subnet.az) },
+	"addresses.private-ip-address": func(n *networkInterface) []string { return one(n.instance.privateIP) },
+	"private-ip-address":           func(n *networkInterface) []string { return one(n.instance.privateIP) },
+	"association.public-ip":        func(n *networkInterface) []string { return one(n.instance.publicIP) },
+	"mac-address":                  func(n *networkInterface) []string { return one(n.instance.mac) },
+	"group-id":                     func(n *networkInterface) []string { return groupIDs(n.instance.groups) },
+	"group-name":                   func(n *networkInterface) []string { return groupNames(n.instance.groups) },
+	"subnet-id":                    func(n *networkInterface) []string { return one(n.instance.subnet.id) },
+	"vpc-id":                       func(n *networkInterface) []string { return one(n.instance.subnet.vpc.id) },
+	"status":                       func(*networkInterface) []string { return one("in-use") },
+	"interface-type":               func(*networkInterface) []string { return one("interface") },
+	"owner-id":                     func(*networkInterface) []string { return one(account) },
 }
 
 // describeNetworkInterfaces lists the one interface of each instance.
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeNetworkInterfaces.html
 func (c *call) describeNetworkInterfaces(in *interfacesIn) (any, error) {
-	for _, f := range in.Filters {
-		if strings.HasPrefix(f.Name, "tag") {
-			return nil, query.Unsupported("tags of network interfaces")
-		}
-	}
 	match, err := interfaceFilters.compile(in.Filters)
 	if err != nil {
 		return nil, err
 	}
-	wanted := map[string]bool{}
-	for _, id := range in.IDs {
-		wanted[id] = true
-	}
-	page, next, err := list(&c.r.instances, nil, in.paging, 5, nil, func(i *instance) bool {
-		return i.state != terminated && (len(wanted) == 0 || wanted[i.eni]) && match(i)
-	})
+	page, next, err := list(&c.r.enis, in.IDs, in.paging, 5, interfaceNotFound, match)
 	if err != nil {
 		return nil, err
 	}
 	out := &interfacesOut{NextToken: next}
-	for _, i := range page {
-		delete(wanted, i.eni)
-		e := i.out().Interfaces[0]
-		out.Interfaces = append(out.Interfaces, eniOut{
-			e.ID, e.SubnetID, e.VpcID, i.subnet.az, account, e.Status, e.MAC, e.PrivateIP, e.PrivateDNS, true, e.Type, e.Groups,
-			eniInstance{i.attachment, i.id, account, 0, "attached", i.created, true}, e.Association,
-		})
-	}
-	if len(wanted) > 0 && len(in.Filters) == 0 && next == "" {
-		for _, id := range in.IDs {
-			if wanted[id] {
-				return nil, query.Errorf("InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist", id)
-			}
+	for _, n := range page {
+		i := n.instance
+		o := eniOut{
+			ID: n.id, SubnetID: i.subnet.id, VpcID: i.subnet.vpc.id, AZ: i.subnet.az, OwnerID: account, Status: "in-use", MAC: i.mac,
+			PrivateIP: i.privateIP, PrivateDNS: i.privateDNS(), Check: true, Type: "interface", Groups: i.groups, Tags: n.tags,
+			Attachment: eniInstance{n.attachment, i.id, account, 0, "attached", n.created, true},
 		}
+		if i.publicIP != "" {
+			o.Association = &eniAssociation{i.publicIP, i.publicDNS(), "amazon"}
+		}
+		out.Interfaces = append(out.Interfaces, o)
 	}
 	return out, nil
 }

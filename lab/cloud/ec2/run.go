@@ -101,6 +101,7 @@ type launchPlan struct {
 	userData []byte
 	tags     []tag // of instances
 	volTags  []tag
+	eniTags  []tag
 	metadata metadataOut
 	devices  []blockDevice
 	public   bool
@@ -150,6 +151,9 @@ func (c *call) plan(in *runIn) (*launchPlan, error) {
 		return nil, err
 	}
 	if p.volTags, err = specified(d.TagSpecs, "volume", "instance", "network-interface", "spot-instances-request"); err != nil {
+		return nil, err
+	}
+	if p.eniTags, err = specified(d.TagSpecs, "network-interface", "instance", "volume", "spot-instances-request"); err != nil {
 		return nil, err
 	}
 	p.tags = mergeTags(p.tags, system)
@@ -314,7 +318,7 @@ func (s *Server) launch(r *region, p *launchPlan) []*instance {
 	for n := range batch {
 		i := &instance{
 			meta: s.stamp(r, newID("i"), p.tags), region: r, reservation: reservation, index: n, token: p.token,
-			data: p.data, image: p.image, subnet: p.subnet, mac: newMAC(), eni: newID("eni"), attachment: newID("eni-attach"),
+			data: p.data, image: p.image, subnet: p.subnet, mac: newMAC(),
 			groups: p.groups, metadata: p.metadata, userData: p.userData, profile: p.profile, shutdown: shutdown,
 			keepAPI: isTrue(p.data.DisableAPITermination), keepRunning: isTrue(p.data.DisableAPIStop), monitored: "disabled",
 		}
@@ -339,6 +343,9 @@ func (s *Server) launch(r *region, p *launchPlan) []*instance {
 		for _, b := range p.devices {
 			i.devices = append(i.devices, s.attach(i, b, p.volTags))
 		}
+		i.eni = &networkInterface{meta: s.stamp(r, newID("eni"), p.eniTags), instance: i, attachment: newID("eni-attach")}
+		r.enis.add(i.eni)
+		s.reveal(i.eni)
 		i.state = pending
 		r.instances.add(i)
 		s.reveal(i)

@@ -169,9 +169,9 @@ func (i *instance) out() instanceOut {
 		assoc = &eniAssociation{i.publicIP, out.PublicDNS, "amazon"}
 	}
 	out.Interfaces = []interfaceOut{{
-		ID: i.eni, SubnetID: i.subnet.id, VpcID: i.subnet.vpc.id, OwnerID: account, Status: "in-use", MAC: i.mac, PrivateIP: i.privateIP,
+		ID: i.eni.id, SubnetID: i.subnet.id, VpcID: i.subnet.vpc.id, OwnerID: account, Status: "in-use", MAC: i.mac, PrivateIP: i.privateIP,
 		PrivateDNS: out.PrivateDNS, Check: true, Type: "interface", Groups: i.groups, Association: assoc,
-		Attachment: eniAttachment{i.attachment, 0, "attached", i.created, true},
+		Attachment: eniAttachment{i.eni.attachment, 0, "attached", i.created, true},
 		Addresses:  []eniAddress{{i.privateIP, out.PrivateDNS, true, assoc}},
 	}}
 	return out
@@ -268,7 +268,7 @@ var instanceFilters = filters[*instance]{
 		}
 		return ids
 	},
-	"network-interface.network-interface-id":         func(i *instance) []string { return one(i.eni) },
+	"network-interface.network-interface-id":         func(i *instance) []string { return one(i.eni.id) },
 	"network-interface.mac-address":                  func(i *instance) []string { return one(i.mac) },
 	"network-interface.addresses.private-ip-address": func(i *instance) []string { return one(i.privateIP) },
 	"metadata-options.http-tokens":                   func(i *instance) []string { return one(i.metadata.HTTPTokens) },
