@@ -364,7 +364,7 @@ func TestScriptThatFails(t *testing.T) {
 		"2026-11-22 02:07:09,123 - subp.py[DEBUG]: Running command ['/var/lib/cloud/instance/scripts/part-001'] with allowed return codes [0] (shell=False, capture=False)\n"+
 		"2026-11-22 02:07:09,323 - subp.py[DEBUG]: Unexpected error while running command.\nCommand: ['/var/lib/cloud/instance/scripts/part-001']\nExit code: 22\nReason: -\nStdout: -\nStderr: -\n")
 	b.write("var/log/cloud-init-output.log", "curl: (22) The requested URL returned error: 404\nexport DB_PASSWORD=hunter2\n")
-	b.write("run/lecafe/trap/1", "v1\terr\t/var/lib/cloud/instance/scripts/part-001\t3\t22\tcurl%20-f%20http://x\n")
+	b.write("run/lecafe/trap/1", "1\t1795312629\t300\t22\t3\t0\t1\t0\t/var/lib/cloud/instance/scripts/part-001\tcurl\\ -f\\ http://x\n")
 	b.cloudInit("modules-final", true, "('scripts_user', RuntimeError('Runparts: 1 failures (part-001) in 1 attempted commands'))")
 	r := b.reports(1)[0]
 	if r.Verdict != report.Failure || len(r.Causes) != 1 {

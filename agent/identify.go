@@ -89,7 +89,6 @@ func (a *Agent) identify(ctx context.Context) {
 	}
 	go (&sinks.Pump{Outbox: a.outbox, Sinks: pumps, Log: a.log, Ready: a.sinkReady, Fill: a.complete}).Run(ctx)
 	if !needs {
-		a.trouble("credentials", nil, false)
 		<-ctx.Done()
 		return
 	}
@@ -168,7 +167,7 @@ func (a *Agent) userData(data []byte) {
 	a.mu.Unlock()
 	if needs {
 		// Before anything else may be judged: until they are there, these are open.
-		a.open("credentials", report.Cause{Stage: report.StageIdentity, Code: report.CodeCredentialsMissing, Message: "The role's credentials were not asked for yet."})
+		a.openAll()
 	}
 	for _, id := range undecided {
 		if r, err := a.outbox.Report(id, a.complete); err == nil {
@@ -176,6 +175,28 @@ func (a *Agent) userData(data []byte) {
 		}
 	}
 	a.wake()
+}
+
+// openAll opens every question that the settings raise, before one of them can
+// be answered: else the boot could be judged between two.
+func (a *Agent) openAll() {
+	a.mu.Lock()
+	s := a.facts.settings
+	a.mu.Unlock()
+	a.open("credentials", report.Cause{Stage: report.StageIdentity, Code: report.CodeCredentialsMissing, Message: "The role's credentials were not asked for yet."})
+	if s.AWS.RoleID == "" && (s.Report.S3.Bucket != "" || s.Report.SQS.Queue != "") {
+		a.open("sender", report.Cause{Stage: report.StageIdentity, Code: report.CodeNetworkUnreachable, Message: "AWS STS was not asked for the role ID yet."})
+	}
+	for _, o := range s.Config {
+		c := report.Cause{Stage: report.StageConfig, Code: report.CodeConfigUnreachable, File: o.Path, Message: "The config " + o.Source + " was not asked for yet."}
+		if o.Optional {
+			c.Severity = report.SeverityDegraded
+		}
+		a.open("config "+o.Path, c)
+	}
+	if s.Orders.Queue != "" {
+		a.open("queue", report.Cause{Stage: report.StageOrders, Code: report.CodeQueueUnreachable, Message: "The orders' queue was not asked for yet."})
+	}
 }
 
 // needsAWS says whether the settings ask for anything that takes credentials.
@@ -278,7 +299,10 @@ func (a *Agent) senderCause(err error) (*report.Cause, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.facts.awsWorks {
-		cause.Severity = report.SeverityDegraded // the network is up; only this endpoint is not
+		// The network is up; only this endpoint is not. That only delays
+		// reports, and does not hold the verdict up for long.
+		cause.Severity = report.SeverityDegraded
+		return cause, time.Since(a.facts.started) > rejectGrace
 	}
 	return cause, false
 }
@@ -327,7 +351,6 @@ func (a *Agent) queue(ctx context.Context, cfg aws.Config, queue string) {
 		return
 	}
 	client := sqs.NewFromConfig(cfg)
-	a.open("queue", report.Cause{Stage: report.StageOrders, Code: report.CodeQueueUnreachable, Message: "The orders' queue was not asked for yet."})
 	var b backoff
 	for {
 		c, cancel := context.WithTimeout(ctx, 20*time.Second)

@@ -25,11 +25,6 @@ import (
 // and, while it fails, with a growing pause.
 func (a *Agent) keep(ctx context.Context, c *config.Object, o settings.Object) {
 	subject := "config " + o.Path
-	open := report.Cause{Stage: report.StageConfig, Code: report.CodeConfigUnreachable, File: o.Path, Message: "The config " + o.Source + " was not asked for yet."}
-	if o.Optional {
-		open.Severity = report.SeverityDegraded
-	}
-	a.open(subject, open)
 	reload := a.reloads(ctx)
 	var b backoff
 	for first := true; ; first = false {
