@@ -7,7 +7,7 @@ __lecafe_last=$_
 # Whoever is started by the script is none of our business.
 unset BASH_ENV
 
-case $0 in
+case ${__lecafe_file-}$0 in
 /var/lib/cloud/instance/scripts/* | /var/lib/cloud/instances/*/scripts/* | /var/lib/cloud/scripts/per-*/*)
 	__lecafe_file=/run/lecafe/trap/${0##*/}.$$
 	__lecafe_keep=
