@@ -218,7 +218,7 @@ func makeUser(root string) error {
 	}
 	var argv []string
 	if path, err := exec.LookPath("systemd-sysusers"); err == nil {
-		argv = []string{path, "--root=" + root, filepath.Join("/", sysusersDir, "lecafe-orders.conf")}
+		argv = []string{path, "--root=" + root, "lecafe-orders.conf"} // found in sysusers.d below root
 	} else if path, err := exec.LookPath("useradd"); err == nil {
 		argv = []string{path, "--root", root, "--system", "--user-group", "--home-dir", "/var/lib/lecafe-orders", "--shell", "/usr/sbin/nologin", "lecafe-orders"}
 	} else {

@@ -355,6 +355,9 @@ func (c *Object) Cause(err error) report.Cause {
 		cause.Fix = "Allow the role s3:GetObject on it, and s3:ListBucket on the bucket: without that a missing object is denied too."
 	case errors.Is(err, ErrInvalid):
 		cause.Code = report.CodeConfigInvalid
+	case !errors.Is(err, ErrUnreachable):
+		// It came, and cannot be written or told of.
+		cause.Code = report.CodeConfigInvalid
 	default:
 		cause.Code = report.CodeConfigUnreachable
 		var ne net.Error

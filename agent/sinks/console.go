@@ -94,11 +94,22 @@ func (c *Console) Write(l Line) {
 		return
 	}
 	line := Prefix + strings.Map(printable, string(b)) + "\r\n"
-	select {
-	case c.lines <- []byte(line):
-		c.written++
-	default:
+	for {
+		select {
+		case c.lines <- []byte(line):
+			c.written++
+			return
+		default:
+		}
 		c.dropped++
+		if l.Event != "verdict" {
+			return
+		}
+		// Room is made for it at the others' expense.
+		select {
+		case <-c.lines:
+		default:
+		}
 	}
 }
 
