@@ -98,6 +98,8 @@ func (s *Service) Run(ctx context.Context) error {
 
 	in := &Intake{Spool: sp, Log: s.Log, Limits: s.limits, Status: s.status}
 	srv := in.Server()
+	busy := &busy{conns: map[net.Conn]bool{}}
+	srv.ConnState = busy.connState
 	serveErr := make(chan error, len(s.Listen))
 	for _, l := range s.Listen {
 		go func() { serveErr <- srv.Serve(l) }()
@@ -142,9 +144,7 @@ func (s *Service) Run(ctx context.Context) error {
 			s.mu.Unlock()
 			s.drainAndSeal(work, run, true)
 		case err := <-serveErr:
-			if !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serve orders: %w", err)
-			}
+			return fmt.Errorf("serve orders: %w", err)
 		case <-ctx.Done():
 			s.mu.Lock()
 			s.drain = true
@@ -152,16 +152,65 @@ func (s *Service) Run(ctx context.Context) error {
 			s.mu.Unlock()
 			// Whoever is being answered gets the answer; the socket is
 			// systemd's and keeps what comes later for the next start.
-			closing, done := context.WithTimeout(work, 5*time.Second)
-			if err := srv.Shutdown(closing); err != nil {
-				srv.Close()
-			}
-			done()
+			s.closeIntake(work, srv, busy, serveErr)
 			stopResolving()
 			s.drainAndSeal(work, run, ending)
 			run.stop()
 			return nil
 		}
+	}
+}
+
+// closeIntake answers whoever was let in, and lets nobody else in.
+// http.Server.Shutdown would not do: it drops a request whose header it reads
+// after the call.
+func (s *Service) closeIntake(ctx context.Context, srv *http.Server, busy *busy, serveErr <-chan error) {
+	for _, l := range s.Listen {
+		l.Close()
+	}
+	for range s.Listen {
+		<-serveErr
+	}
+	srv.SetKeepAlivesEnabled(false)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	busy.wait(ctx)
+	srv.Close()
+}
+
+// busy counts the connections that wait for an answer or have not asked yet.
+type busy struct {
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+	none  chan struct{} // closed when there is none, where somebody waits
+}
+
+func (b *busy) connState(c net.Conn, st http.ConnState) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if st == http.StateNew || st == http.StateActive {
+		b.conns[c] = true
+		return
+	}
+	delete(b.conns, c)
+	if len(b.conns) == 0 && b.none != nil {
+		close(b.none)
+		b.none = nil
+	}
+}
+
+func (b *busy) wait(ctx context.Context) {
+	b.mu.Lock()
+	if len(b.conns) == 0 {
+		b.mu.Unlock()
+		return
+	}
+	none := make(chan struct{})
+	b.none = none
+	b.mu.Unlock()
+	select {
+	case <-none:
+	case <-ctx.Done():
 	}
 }
 

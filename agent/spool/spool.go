@@ -32,7 +32,7 @@ type Options struct {
 	Dir          string        // made with mode 0700 if missing
 	SegmentBytes int64         // default 16 MiB, less where MaxBytes is small
 	MaxBytes     int64         // limit of all segments on disk, default 1 GiB
-	CursorEvery  time.Duration // how often acknowledgements are written down, default 250ms
+	CursorEvery  time.Duration // how often acknowledgements are written down, default 100ms
 	Log          *slog.Logger
 
 	fs fsys // tests
@@ -166,7 +166,7 @@ func Open(o Options) (*Spool, error) {
 		}
 	}
 	if o.CursorEvery <= 0 {
-		o.CursorEvery = 250 * time.Millisecond
+		o.CursorEvery = 100 * time.Millisecond
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
