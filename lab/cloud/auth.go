@@ -71,13 +71,14 @@ func (c *Cloud) authenticate(q *request) (refusal, string) {
 	if !creds.Expiration.IsZero() && !now.Before(creds.Expiration) {
 		return expiredToken, ""
 	}
-	payload, err := c.payload(q, creds.SecretAccessKey)
+	payload, guard, err := c.payload(q, creds.SecretAccessKey)
 	if err != nil {
 		return malformedAuth, err.Error()
 	}
 	if err := a.Verify(q.r, creds.SecretAccessKey, payload); err != nil {
 		return wrongSignature, ""
 	}
+	guard()
 	if q.service == "s3" {
 		if names := a.Unsigned(q.r.Header); len(names) > 0 {
 			return unsignedHeaders, "There were headers present in the request which were not signed: " + strings.Join(names, ", ")
@@ -87,13 +88,14 @@ func (c *Cloud) authenticate(q *request) (refusal, string) {
 	return accepted, ""
 }
 
-// payload returns the payload hash that was signed and arranges that the body
-// is what the hash says.
-func (c *Cloud) payload(q *request, secret string) (string, error) {
+// payload returns the payload hash that was signed. Guard, called once the
+// signature is verified, arranges that reading the body fails where it is not
+// what the hash says.
+func (c *Cloud) payload(q *request, secret string) (hash string, guard func(), err error) {
 	r := q.r
 	if q.service != "s3" {
 		sum := sha256.Sum256(q.body)
-		return hex.EncodeToString(sum[:]), nil
+		return hex.EncodeToString(sum[:]), func() {}, nil
 	}
 	said := r.Header.Get("X-Amz-Content-Sha256")
 	if said == "" && q.auth.Presigned {
@@ -103,25 +105,23 @@ func (c *Cloud) payload(q *request, secret string) (string, error) {
 	}
 	switch said {
 	case "":
-		return "", errors.New("Missing required header for this request: x-amz-content-sha256")
+		return "", nil, errors.New("missing required header for this request: x-amz-content-sha256")
 	case sigv4.Unsigned:
-		return said, nil
+		return said, func() {}, nil
 	case sigv4.Streaming, sigv4.StreamingTrailer, sigv4.StreamingUnsignedTrailer:
 		n, err := strconv.ParseInt(r.Header.Get("X-Amz-Decoded-Content-Length"), 10, 64)
 		if err != nil || n < 0 {
-			return "", errors.New("x-amz-decoded-content-length is missing or not a number")
+			return "", nil, errors.New("x-amz-decoded-content-length is missing or not a number")
 		}
-		chunks := q.auth.NewChunks(r.Body, secret, said)
-		r.Body = readCloser{chunks, r.Body}
-		r.Trailer = chunks.Trailer
-		r.ContentLength = n
-		return said, nil
+		return said, func() {
+			chunks := q.auth.NewChunks(r.Body, secret, said)
+			r.Body, r.Trailer, r.ContentLength = readCloser{chunks, r.Body}, chunks.Trailer, n
+		}, nil
 	}
-	if len(said) != 64 {
-		return "", errors.New("x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-..., or a valid sha256 value.")
+	if len(said) != hex.EncodedLen(sha256.Size) {
+		return "", nil, errors.New("x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-..., or a valid sha256 value")
 	}
-	r.Body = readCloser{&hashed{in: r.Body, h: sha256.New(), want: said}, r.Body}
-	return said, nil
+	return said, func() { r.Body = readCloser{&hashed{in: r.Body, h: sha256.New(), want: said}, r.Body} }, nil
 }
 
 type readCloser struct {

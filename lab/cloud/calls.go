@@ -67,6 +67,8 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	body   bytes.Buffer // of an error, as far as the code is in it
+
+	beforeReset func()
 }
 
 const recorded = 2 << 10

@@ -143,19 +143,21 @@ func (c *Cloud) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	// SDKs correct their clock by it.
 	rw.Header().Set("Date", c.clock.Now().Format(http.TimeFormat))
 	q := &request{r: r}
-	injected, wasReset := false, false
-	defer func() {
-		call := Call{
-			Time: c.clock.Now(), Service: q.service, Action: q.action, Region: q.region, Caller: q.caller, Resources: q.resources(),
-			Presigned: q.auth != nil && q.auth.Presigned, Status: w.status, Code: w.code(), Injected: injected,
-		}
+	call := Call{}
+	note := sync.OnceFunc(func() {
+		call.Time, call.Service, call.Action, call.Region, call.Caller = c.clock.Now(), q.service, q.action, q.region, q.caller
+		call.Resources, call.Presigned = q.resources(), q.auth != nil && q.auth.Presigned
 		for _, n := range q.needs {
 			call.Permissions = append(call.Permissions, n.Action)
 		}
-		if call.Status == 0 && !wasReset {
+		c.record(call)
+	})
+	defer func() {
+		call.Status, call.Code = w.status, w.code()
+		if call.Status == 0 {
 			call.Status = http.StatusOK // net/http writes it for a handler that wrote nothing
 		}
-		c.record(call)
+		note()
 	}()
 	if e, ok := c.open(q); !ok {
 		c.log.Debug("refused", "service", q.service, "action", q.action, "code", e.code, "reason", e.message)
@@ -165,7 +167,8 @@ func (c *Cloud) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	srv := c.services[q.service]
 	f := c.fault(q)
 	if f != nil {
-		injected, wasReset = true, f.Kind == Reset
+		call.Injected = true
+		w.beforeReset = note // the client must find the call noted
 		if !f.After && f.apply(w, q) {
 			return
 		}

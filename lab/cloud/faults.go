@@ -132,7 +132,7 @@ var (
 )
 
 // apply acts on a call; it reports whether the call has been answered.
-func (i *Injected) apply(w http.ResponseWriter, q *request) bool {
+func (i *Injected) apply(w *recorder, q *request) bool {
 	switch i.Kind {
 	case Throttle:
 		writeError(w, q.r, q.protocol, throttles[q.protocol])
@@ -147,6 +147,7 @@ func (i *Injected) apply(w http.ResponseWriter, q *request) bool {
 		}
 		writeError(w, q.r, q.protocol, apiError{status, i.Code, i.Message})
 	case Reset:
+		w.beforeReset()
 		reset(w)
 	case Delay:
 		i.wait(q.r.Context())

@@ -7,7 +7,9 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/smithy-go/middleware"
 
+	"github.com/lecafe/lecafe/internal/awsconf"
 	"github.com/lecafe/lecafe/lab/cloud"
 	"github.com/lecafe/lecafe/lab/cloud/wire"
 )
@@ -48,6 +50,9 @@ func (c *Cloud) As(creds wire.Credentials) aws.Config {
 	return aws.Config{
 		Region: c.region, BaseEndpoint: aws.String(c.URL),
 		Credentials: credentials.NewStaticCredentialsProvider(creds.AccessKeyID, creds.SecretAccessKey, creds.SessionToken),
+		// What awsconf.Load and the SDK's LoadDefaultConfig set.
+		APIOptions:                 []func(*middleware.Stack) error{awsconf.WholeBodies},
+		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenSupported, ResponseChecksumValidation: aws.ResponseChecksumValidationWhenSupported,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -106,6 +107,7 @@ func TestMissingKeysWithoutListBucket(t *testing.T) {
 	}
 }
 
+// IAM's ${aws:userid} confines an instance to its own reports.
 func TestInstancesAreConfinedToTheirPrefix(t *testing.T) {
 	c, _, _ := start(t)
 	const role = "lecafe-app-role"
@@ -123,27 +125,77 @@ func TestInstancesAreConfinedToTheirPrefix(t *testing.T) {
 	code(t, write("i-2"), 403, "AccessDenied")
 }
 
+// Over TLS the SDK streams a body in aws-chunks with its checksum in the
+// trailer; over plain HTTP it signs the body's hash.
 func TestStreamingUploads(t *testing.T) {
 	c, _, _ := start(t)
-	// Over plain HTTP the SDK signs the chunks' trailer; the CLI test covers
-	// botocore's ways. A body that is not what was signed is refused.
+	srv := httptest.NewTLSServer(c)
+	defer srv.Close()
 	cfg := c.Config()
-	cfg.HTTPClient = &http.Client{Transport: rewrite{}}
-	_, err := client(withoutChecksums(cfg)).PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String(bucket), Key: aws.String("k"), Body: strings.NewReader("right")})
+	cfg.BaseEndpoint = &srv.URL
+	mode := &spy{RoundTripper: srv.Client().Transport}
+	cfg.HTTPClient = &http.Client{Transport: mode}
+	body := strings.Repeat("0123456789", 20_000)
+	store := client(cfg)
+	if _, err := store.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String(bucket), Key: aws.String("k"), Body: strings.NewReader(body), ContentEncoding: aws.String("gzip")}); err != nil {
+		t.Fatal(err)
+	}
+	if mode.payload != "STREAMING-UNSIGNED-PAYLOAD-TRAILER" {
+		t.Errorf("the SDK sent %s", mode.payload)
+	}
+	got, out, err := get(t, store, &s3.GetObjectInput{Key: aws.String("k"), ChecksumMode: "ENABLED"})
+	if err != nil || got != body || aws.ToString(out.ChecksumCRC32) == "" || aws.ToString(out.ContentEncoding) != "gzip" {
+		t.Errorf("%d bytes, %+v, %v", len(got), out, err)
+	}
+	for name, tt := range map[string]struct {
+		change func(string) string
+		code   string
+	}{
+		"a changed body":     {func(s string) string { return strings.Replace(s, "0123456789", "0123456780", 1) }, "BadDigest"},
+		"another trailer":    {func(s string) string { return strings.Replace(s, "x-amz-checksum-", "x-amz-chequesum", 1) }, "InvalidRequest"},
+		"nonsense as a size": {func(s string) string { return "zz" + s[2:] }, "InvalidChunkSizeError"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := cfg
+			cfg.HTTPClient = &http.Client{Transport: rewrite{srv.Client().Transport, tt.change}}
+			_, err := client(cfg).PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String(bucket), Key: aws.String("bad"), Body: strings.NewReader(body)})
+			code(t, err, 400, tt.code)
+		})
+	}
+	plain := c.Config()
+	plain.HTTPClient = &http.Client{Transport: rewrite{http.DefaultTransport, func(string) string { return "wrong" }}}
+	_, err = client(withoutChecksums(plain)).PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String(bucket), Key: aws.String("bad"), Body: strings.NewReader("right")})
 	code(t, err, 400, "XAmzContentSHA256Mismatch")
-	if keys := c.S3.Objects(bucket, ""); len(keys) != 0 {
+	if keys := c.S3.Objects(bucket, ""); len(keys) != 1 {
 		t.Errorf("keys %v", keys)
 	}
 }
 
-type rewrite struct{}
+// spy notes how the body was signed.
+type spy struct {
+	http.RoundTripper
+	payload string
+}
 
-func (rewrite) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Body != nil {
-		if _, err := io.Copy(io.Discard, r.Body); err != nil {
-			return nil, err
-		}
-		r.Body = io.NopCloser(strings.NewReader("wrong"))
+func (s *spy) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method == http.MethodPut {
+		s.payload = r.Header.Get("X-Amz-Content-Sha256")
 	}
-	return http.DefaultTransport.RoundTrip(r)
+	return s.RoundTripper.RoundTrip(r)
+}
+
+// rewrite changes a body on its way; its length is signed and stays.
+type rewrite struct {
+	http.RoundTripper
+	change func(string) string
+}
+
+func (w rewrite) RoundTrip(r *http.Request) (*http.Response, error) {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	changed := w.change(string(b))
+	r.Body, r.ContentLength = io.NopCloser(strings.NewReader(changed)), int64(len(changed))
+	return w.RoundTripper.RoundTrip(r)
 }

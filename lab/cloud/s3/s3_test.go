@@ -422,6 +422,3 @@ func TestMultipartUploads(t *testing.T) {
 	_, err = c.UploadPart(ctx, &s3.UploadPartInput{Bucket: aws.String(bucket), Key: aws.String("big"), UploadId: id, PartNumber: aws.Int32(1), Body: bytes.NewReader(last)})
 	code(t, err, 404, "NoSuchUpload")
 }
-
-// IAM's ${aws:userid} confines an instance to its own reports.
-// rewrite changes a body on its way.
