@@ -75,7 +75,7 @@ type describer interface {
 // call's version through its client token. Errors: ErrSpec, ErrNotFound (the
 // Source), else EC2's.
 func Publish(ctx context.Context, api API, s Spec) (Version, error) {
-	if err := s.check(); err != nil {
+	if err := s.Check(); err != nil {
 		return Version{}, err
 	}
 	latest, err := describe(ctx, api, s.Name, "$Latest")
@@ -193,7 +193,9 @@ var (
 	metadataTag = regexp.MustCompile(`^[a-zA-Z0-9+\-=.,_:@]{1,128}$`)
 )
 
-func (s *Spec) check() error {
+// Check finds what is wrong with the specification itself, without a call. The
+// error is ErrSpec.
+func (s *Spec) Check() error {
 	var bad []string
 	say := func(format string, a ...any) { bad = append(bad, fmt.Sprintf(format, a...)) }
 	if !templateName.MatchString(s.Name) {

@@ -31,6 +31,8 @@ func launchTemplateCommand() *cli.Command {
 				&cli.StringFlag{Name: "image", Usage: "`AMI` ID, or resolve:ssm:PARAMETER"},
 				&cli.StringFlag{Name: "source", Usage: "`VERSION` to start from: a number, $Default or $Latest"},
 				&cli.StringFlag{Name: "user-data", Usage: "`FILE` with the user data, - for stdin; see lecafe userdata render"},
+				&cli.StringFlag{Name: "lint", Usage: "what to do about errors in the user data: `HOW`, error (refuse it), warn or off", Value: "warn"},
+				&cli.StringSliceFlag{Name: "ignore", Usage: "leave out a `RULE` of lecafe userdata lint, repeatable"},
 				&cli.StringFlag{Name: "instance-type", Usage: "as t3.micro"},
 				&cli.StringFlag{Name: "instance-profile", Aliases: []string{"profile-name"}, Usage: "`NAME` or ARN of the instance profile"},
 				&cli.StringSliceFlag{Name: "security-group", Usage: "security group `ID`, repeatable"},
@@ -63,6 +65,18 @@ func publishLaunchTemplate(c *cli.Context) error {
 	if file := c.String("user-data"); file != "" {
 		if s.UserData, err = readPayload(c, file); err != nil {
 			return exitcode.With(exitcode.BadRequest, err)
+		}
+	}
+	if err := s.Check(); err != nil {
+		return exitcode.With(exitcode.BadRequest, err)
+	}
+	switch how := c.String("lint"); {
+	case how != "error" && how != "warn" && how != "off":
+		return badRequest("--lint %q: want error, warn or off", how)
+	case len(s.UserData) > 0 && how != "off":
+		// Shown in any case: nobody is to learn from a fleet what a look tells.
+		if err := refuseErrors(c.App.ErrWriter, c.String("user-data"), s.UserData, c.StringSlice("ignore")); err != nil && how == "error" {
+			return err
 		}
 	}
 	cfg, err := loadAWS(c)
