@@ -200,6 +200,7 @@ func (b *bake) forward(ctx context.Context) error {
 	}
 	stopRenewing := func() {}
 	defer func() { stopRenewing() }()
+	defer b.beat(ctx)()
 	var userData []byte
 	phases := []struct {
 		name string
@@ -215,11 +216,11 @@ func (b *bake) forward(ctx context.Context) error {
 			if f := b.store.known(); f.Provisioned {
 				return nil
 			}
-			self, life, err := b.writeManifest(ctx)
+			self, life, err := b.writeManifest(ctx, "")
 			if err != nil {
 				return err
 			}
-			stopRenewing = b.renew(ctx, life)
+			stopRenewing = b.renew(ctx, "", life)
 			userData, err = b.userData(self)
 			return err
 		}},
@@ -228,8 +229,9 @@ func (b *bake) forward(ctx context.Context) error {
 		{"provision", b.provision},
 		{"stop", b.stop},
 		{"image", b.create},
+		{"canary", b.canary}, // before anything is copied or shared
 		{"copy", b.copies},
-		{"canary", b.canary},
+		{"share", b.share},
 		{"settle", b.settle},
 	}
 	for _, p := range phases {
@@ -268,6 +270,9 @@ func (b *bake) has(phase string) bool {
 		return len(b.recipe.Image.Copies) > 0
 	case "canary":
 		return b.recipe.Canary != nil
+	case "share":
+		im := b.recipe.Image
+		return im.Public || !im.Share.Empty() || im.DeprecateAfter > 0 || im.DeregistrationProtection
 	}
 	return true
 }
@@ -303,6 +308,14 @@ func (b *bake) fallBack(ctx context.Context, cause error) error {
 			return errors.Join(cause, err)
 		}
 		return cause
+	}
+	var failed *CanaryError
+	if b.opts.KeepFailed && errors.As(cause, &failed) {
+		if err := b.keepFailed(clean); err != nil {
+			b.warn("%v", err)
+		} else {
+			b.emit(Event{Kind: EventInfo, Text: "image " + failed.Image + " is kept for study, tagged as failed"})
+		}
 	}
 	b.emit(Event{Kind: EventPhase, Phase: "undo"})
 	began := b.now()

@@ -290,7 +290,7 @@ func killOnce(t *testing.T, point string, after bool, then string) (leaked, dupl
 	id := w.bakeID()
 	switch then {
 	case "gc":
-		found, err := bake.GC(ctx, bake.GCOptions{Config: w.Config(), Staging: []string{"s3://" + bucket + "/lecafe-bakes"}, Remove: true, Poll: 10 * time.Millisecond})
+		found, err := bake.GC(ctx, bake.GCOptions{Config: w.Config(), Staging: []string{"s3://" + bucket + "/lecafe-bakes"}, Remove: true, Poll: 10 * time.Millisecond, Settle: time.Millisecond})
 		if err != nil {
 			t.Errorf("gc: %v", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"strings"
 	"time"
 
@@ -60,6 +61,33 @@ func (b *bake) provision(ctx context.Context) error {
 	if known.Provisioned {
 		return nil
 	}
+	res, err := b.follow(ctx, "", known.Instance, known.Deadline)
+	if err != nil {
+		return fmt.Errorf("provision: %w", err)
+	}
+	if err := verdictOf(res); err != nil {
+		return err
+	}
+	b.store.learn(func(f *facts) { f.Provisioned, f.Used = true, res.Used })
+	if limit := b.recipe.Clean.MaxUsed << 30; limit > 0 && res.Used > limit {
+		b.warn("the image has %.1f GiB in use, more than the %d GiB of clean.max_used", float64(res.Used)/(1<<30), b.recipe.Clean.MaxUsed)
+	}
+	return nil
+}
+
+func verdictOf(res *manifest.Result) error {
+	if n := len(res.Steps); n > 0 && res.Steps[n-1].ExitCode != 0 {
+		return &StepError{res.Steps[n-1]}
+	}
+	if res.Report.Verdict != report.Success {
+		return &ReportError{res.Report}
+	}
+	return nil
+}
+
+// follow waits for the result of an instance that a manifest leads, and shows
+// its progress.
+func (b *bake) follow(ctx context.Context, sub, instance string, deadline time.Time) (*manifest.Result, error) {
 	var (
 		res      manifest.Result
 		progress manifest.Progress
@@ -67,11 +95,11 @@ func (b *bake) provision(ctx context.Context) error {
 		running  bool
 	)
 	err := b.pace.until(ctx, func() (bool, error) {
-		if found, err := b.getJSON(ctx, resultName, &res); err != nil || found {
+		if found, err := b.getJSON(ctx, path.Join(sub, resultName), &res); err != nil || found {
 			return found, err
 		}
 		before := progress.Serial
-		found, err := b.getJSON(ctx, progressName, &progress)
+		found, err := b.getJSON(ctx, path.Join(sub, progressName), &progress)
 		if err != nil {
 			return false, err
 		}
@@ -87,27 +115,14 @@ func (b *bake) provision(ctx context.Context) error {
 			return false, nil
 		}
 		asked = b.now()
-		return false, b.builderLives(ctx, known)
+		return false, b.lives(ctx, instance, deadline)
 	})
-	if err != nil {
-		return fmt.Errorf("provision: %w", err)
-	}
-	if n := len(res.Steps); n > 0 && res.Steps[n-1].ExitCode != 0 {
-		return &StepError{res.Steps[n-1]}
-	}
-	if res.Report.Verdict != report.Success {
-		return &ReportError{res.Report}
-	}
-	b.store.learn(func(f *facts) { f.Provisioned, f.Used = true, res.Used })
-	if limit := b.recipe.Clean.MaxUsed << 30; limit > 0 && res.Used > limit {
-		b.warn("the image has %.1f GiB in use, more than the %d GiB of clean.max_used", float64(res.Used)/(1<<30), b.recipe.Clean.MaxUsed)
-	}
-	return nil
+	return &res, err
 }
 
-// builderLives fails when the builder can no longer send a result.
-func (b *bake) builderLives(ctx context.Context, known facts) error {
-	i, err := b.describeInstance(ctx, known.Instance)
+// lives fails when an instance can no longer send a result.
+func (b *bake) lives(ctx context.Context, instance string, deadline time.Time) error {
+	i, err := b.describeInstance(ctx, instance)
 	if isCode(err, "InvalidInstanceID.NotFound") {
 		return nil // not visible yet
 	}
@@ -115,11 +130,11 @@ func (b *bake) builderLives(ctx context.Context, known facts) error {
 		return err
 	}
 	state := i.State.Name
-	b.emit(Event{Kind: EventProgress, Phase: b.phaseName(), Text: known.Instance + " is " + string(state)})
+	b.emit(Event{Kind: EventProgress, Phase: b.phaseName(), Text: instance + " is " + string(state)})
 	switch state {
 	case types.InstanceStateNamePending, types.InstanceStateNameRunning:
-		if b.now().After(known.Deadline.Add(5 * time.Minute)) {
-			return fmt.Errorf("the builder sent no result by its deadline (%s); raise builder.timeout, or look at it with --keep-builder%s", b.recipe.Builder.Timeout, b.console(ctx, known.Instance))
+		if b.now().After(deadline.Add(5 * time.Minute)) {
+			return fmt.Errorf("%s sent no result by its deadline, %s: raise it, or look at it with --keep-builder%s", instance, deadline.Format(time.RFC3339), b.console(ctx, instance))
 		}
 		return nil
 	}
@@ -127,10 +142,10 @@ func (b *bake) builderLives(ctx context.Context, known facts) error {
 	if i.StateReason != nil {
 		reason = ": " + aws.ToString(i.StateReason.Message)
 	}
-	if b.now().After(known.Deadline) {
-		reason += "; its deadline has passed, raise builder.timeout"
+	if b.now().After(deadline) {
+		reason += "; its deadline has passed: raise it"
 	}
-	return fmt.Errorf("the builder %s is %s before it sent its result%s%s", known.Instance, state, reason, b.console(ctx, known.Instance))
+	return fmt.Errorf("%s is %s before it sent its result%s%s", instance, state, reason, b.console(ctx, instance))
 }
 
 // console returns the builder's last words, where EC2 has them.

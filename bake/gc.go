@@ -1,6 +1,7 @@
 package bake
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
+	"github.com/lecafe/lecafe/bake/manifest"
 	"github.com/lecafe/lecafe/bake/recipe"
 )
 
@@ -42,6 +44,10 @@ type GCOptions struct {
 	Report   func(Event)
 	Poll     time.Duration
 	Now      func() time.Time
+
+	// Settle is how long after the last call of a bake that died what it made
+	// may still be invisible; gc waits for it. Default 15s.
+	Settle time.Duration
 }
 
 // GC finds bakes that nobody drives any more, by the tags of what they made
@@ -66,6 +72,14 @@ func GC(ctx context.Context, o GCOptions) ([]*Garbage, error) {
 		out = append(out, g)
 		if !o.Remove || !g.Take {
 			continue
+		}
+		if wait := g.lastMade().Add(cmp.Or(o.Settle, 15*time.Second)).Sub(g.bake.now()); wait > 0 {
+			if err := g.bake.pace.sleep(ctx, wait); err != nil {
+				return out, err
+			}
+			if g.left, err = g.bake.leftovers(ctx, g.bake.store.known()); err != nil {
+				return out, explain(err)
+			}
 		}
 		if err := g.remove(ctx); err != nil {
 			g.Error = err.Error()
@@ -94,8 +108,8 @@ func findBakes(ctx context.Context, o Options, staging []string) (map[string]*tr
 		if !ok {
 			return
 		}
-		if state, _ := tagOf(tags, tagState); state == stateDone {
-			return // an image that stands is no trace of trouble
+		if state, _ := tagOf(tags, tagState); state == stateDone || state == manifest.StateFailed {
+			return // an image that stands, or is kept for study, is no trace of trouble
 		}
 		t := found[id]
 		if t == nil {
@@ -284,6 +298,17 @@ func (l leftovers) things(home, bucket string, committed bool) []string {
 		out = append(out, "object s3://"+bucket+"/"+key)
 	}
 	return out
+}
+
+// lastMade is when the bake last began to make something.
+func (g *Garbage) lastMade() time.Time {
+	var at time.Time
+	for _, c := range g.bake.store.j.Calls {
+		if slices.Contains([]string{"RunInstances", "CreateImage", "CopyImage", "CreateSecurityGroup", "CreateLaunchTemplate"}, c.Action) {
+			at = c.At
+		}
+	}
+	return at
 }
 
 // remove undoes a dead bake, or finishes one whose image stands.

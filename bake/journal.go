@@ -56,27 +56,31 @@ type journal struct {
 
 // facts is what a bake knows about itself. Zero fields are not known yet.
 type facts struct {
-	SourceImage  string            `json:"source_image,omitempty"`
-	RootDevice   string            `json:"root_device,omitempty"`
-	Hash         string            `json:"hash,omitempty"`
-	ImageName    string            `json:"image_name,omitempty"`
-	Description  string            `json:"description,omitempty"`
-	ImageTags    map[string]string `json:"image_tags,omitempty"`
-	Files        map[string]file   `json:"files,omitempty"` // staged: builder, agent, bundle
-	Staged       bool              `json:"staged,omitempty"`
-	Deadline     time.Time         `json:"deadline,omitzero"` // the builder's
-	Group        string            `json:"group,omitempty"`   // temporary security group
-	Attempt      int               `json:"attempt"`           // of RunInstances; with the bake ID it is the client token
-	Instance     string            `json:"instance,omitempty"`
-	Provisioned  bool              `json:"provisioned,omitempty"`
-	Used         int64             `json:"used,omitempty"`
-	Image        string            `json:"image,omitempty"`
-	Snapshots    []string          `json:"snapshots,omitempty"`
-	Copies       map[string]string `json:"copies,omitempty"`   // region → image
-	Template     string            `json:"template,omitempty"` // the canary's temporary launch template
-	Canary       string            `json:"canary,omitempty"`   // instance
-	CanaryPassed bool              `json:"canary_passed,omitempty"`
-	Phases       []Phase           `json:"phases,omitempty"`
+	SourceImage    string            `json:"source_image,omitempty"`
+	RootDevice     string            `json:"root_device,omitempty"`
+	Hash           string            `json:"hash,omitempty"`
+	ImageName      string            `json:"image_name,omitempty"`
+	Description    string            `json:"description,omitempty"`
+	ImageTags      map[string]string `json:"image_tags,omitempty"`
+	Files          map[string]file   `json:"files,omitempty"` // staged: builder, agent, bundle
+	CA             string            `json:"ca,omitempty"`    // content of builder.ca_bundle
+	Staged         bool              `json:"staged,omitempty"`
+	Deadline       time.Time         `json:"deadline,omitzero"` // the builder's
+	Group          string            `json:"group,omitempty"`   // temporary security group
+	Attempt        int               `json:"attempt"`           // of RunInstances; with the bake ID it is the client token
+	Instance       string            `json:"instance,omitempty"`
+	Provisioned    bool              `json:"provisioned,omitempty"`
+	Used           int64             `json:"used,omitempty"`
+	Image          string            `json:"image,omitempty"`
+	Snapshots      []string          `json:"snapshots,omitempty"`
+	Copies         map[string]string `json:"copies,omitempty"`     // region → image
+	Template       string            `json:"template,omitempty"`   // the canary's temporary launch template
+	Canary         string            `json:"canary,omitempty"`     // instance
+	CanaryTry      int               `json:"canary_try,omitempty"` // each has a client token of its own
+	CanaryDeadline time.Time         `json:"canary_deadline,omitzero"`
+	CanaryData     string            `json:"canary_user_data,omitempty"`
+	CanaryPassed   bool              `json:"canary_passed,omitempty"`
+	Phases         []Phase           `json:"phases,omitempty"`
 }
 
 type file struct {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"strings"
 	"time"
 
@@ -248,15 +247,11 @@ func (b *bake) volumes(root string) []types.BlockDeviceMapping {
 
 // userData returns the builder's.
 func (b *bake) userData(url string) ([]byte, error) {
-	boot := manifest.Boot{URL: url, Deadline: b.store.known().Deadline, Proxy: b.recipe.Builder.Proxy, NoProxy: b.recipe.Builder.NoProxy}
-	if p := b.recipe.Builder.CABundle; p != "" {
-		data, err := os.ReadFile(b.recipe.Resolve(p))
-		if err != nil {
-			return nil, fmt.Errorf("read builder.ca_bundle: %w", err)
-		}
-		boot.CABundle = data
-	}
-	return manifest.UserData(boot)
+	return manifest.UserData(b.boot(url, b.store.known().Deadline))
+}
+
+func (b *bake) boot(url string, deadline time.Time) manifest.Boot {
+	return manifest.Boot{URL: url, Deadline: deadline, Proxy: b.recipe.Builder.Proxy, NoProxy: b.recipe.Builder.NoProxy, CABundle: []byte(b.store.known().CA)}
 }
 
 // describeInstance returns one instance; gone ones too.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 
 	"github.com/lecafe/lecafe/bake/recipe"
@@ -57,11 +56,3 @@ func (b *bake) tagDone(ctx context.Context) error {
 	}
 	return mark(b.ec2, f.Image, f.Snapshots)
 }
-
-// copies is the phase that brings the image to other regions.
-func (b *bake) copies(context.Context) error { return nil }
-
-// canary is the phase that boots the image.
-func (b *bake) canary(context.Context) error { return nil }
-
-var _ = aws.String

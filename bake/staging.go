@@ -3,6 +3,7 @@ package bake
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"time"
@@ -137,6 +139,14 @@ func (b *bake) stage(ctx context.Context) error {
 	if b.recipe.Dir == "" {
 		return fmt.Errorf("the bake died before its files were staged: give the recipe too, or remove it with lecafe gc")
 	}
+	ca := ""
+	if p := b.recipe.Builder.CABundle; p != "" {
+		data, err := os.ReadFile(b.recipe.Resolve(p))
+		if err != nil {
+			return fmt.Errorf("read builder.ca_bundle: %w", err)
+		}
+		ca = string(data)
+	}
 	plan, files, err := planOf(b.recipe, b.id)
 	if err != nil {
 		return err
@@ -163,7 +173,7 @@ func (b *bake) stage(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("encode recipe: %w", err)
 	}
-	b.store.learn(func(f *facts) { f.Files = sums })
+	b.store.learn(func(f *facts) { f.Files, f.CA = sums, ca })
 	if err := b.store.intend(ctx, "PutObject", b.store.key("")); err != nil {
 		return err
 	}
@@ -181,6 +191,11 @@ func (b *bake) stage(ctx context.Context) error {
 	}
 	if err := g.Wait(); err != nil {
 		return err
+	}
+	if b.recipe.Canary != nil {
+		if err := b.stageCanary(ctx); err != nil {
+			return err
+		}
 	}
 	b.store.learn(func(f *facts) { f.Staged = true })
 	return nil
@@ -200,9 +215,21 @@ func sumFile(path string) (_ file, err error) {
 		return file{}, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	return sumReader(f)
+}
+
+func sumReader(r io.Reader) (file, error) {
 	h := sha256.New()
-	n, err := io.Copy(h, f)
+	n, err := io.Copy(h, r)
 	return file{SHA256: hex.EncodeToString(h.Sum(nil)), Size: n}, err
+}
+
+func (b *bake) deleteObject(ctx context.Context, name string) error {
+	_, err := b.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &b.store.bucket, Key: aws.String(b.store.key(name))})
+	if err := ignore(err, "NoSuchKey"); err != nil {
+		return fmt.Errorf("delete s3://%s/%s: %w", b.store.bucket, b.store.key(name), err)
+	}
+	return nil
 }
 
 // longestURL is how long presigned URLs are valid at most; they die earlier
@@ -244,27 +271,29 @@ func (b *bake) urlLife(ctx context.Context) (time.Duration, error) {
 	return max(min(left, longestURL), time.Second), nil
 }
 
-// writeManifest signs everything anew. It returns the URL of the manifest.
-func (b *bake) writeManifest(ctx context.Context) (self string, life time.Duration, err error) {
+// writeManifest signs everything anew, for the instance whose objects stand
+// below sub: empty for the builder. It returns the URL of the manifest.
+func (b *bake) writeManifest(ctx context.Context, sub string) (self string, life time.Duration, err error) {
 	life, err = b.urlLife(ctx)
 	if err != nil {
 		return "", 0, err
 	}
 	valid := s3.WithPresignExpires(life)
-	get := func(name string) string {
+	key := func(name string) *string { return aws.String(b.store.key(path.Join(sub, name))) }
+	get := func(key *string) string {
 		var req *v4.PresignedHTTPRequest
 		if err == nil {
-			req, err = b.signer.PresignGetObject(ctx, &s3.GetObjectInput{Bucket: &b.store.bucket, Key: aws.String(b.store.key(name))}, valid)
+			req, err = b.signer.PresignGetObject(ctx, &s3.GetObjectInput{Bucket: &b.store.bucket, Key: key}, valid)
 		}
 		if err != nil {
 			return ""
 		}
 		return req.URL
 	}
-	put := func(name string) string {
+	put := func(key *string) string {
 		var req *v4.PresignedHTTPRequest
 		if err == nil {
-			req, err = b.signer.PresignPutObject(ctx, &s3.PutObjectInput{Bucket: &b.store.bucket, Key: aws.String(b.store.key(name))}, valid)
+			req, err = b.signer.PresignPutObject(ctx, &s3.PutObjectInput{Bucket: &b.store.bucket, Key: key}, valid)
 		}
 		if err != nil {
 			return ""
@@ -274,16 +303,20 @@ func (b *bake) writeManifest(ctx context.Context) (self string, life time.Durati
 	known := b.store.known()
 	entry := func(name string) manifest.File {
 		f := known.Files[name]
-		return manifest.File{URL: get(name), SHA256: f.SHA256, Size: f.Size}
+		return manifest.File{URL: get(aws.String(b.store.key(name))), SHA256: f.SHA256, Size: f.Size}
+	}
+	deadline := known.Deadline
+	if sub != "" {
+		deadline = known.CanaryDeadline
 	}
 	b.mu.Lock()
 	b.manifests++
 	serial := b.manifests
 	b.mu.Unlock()
 	m := manifest.Manifest{
-		Schema: manifest.Schema, BakeID: b.id, Serial: serial, Deadline: known.Deadline, Self: get(manifestName),
+		Schema: manifest.Schema, BakeID: b.id, Serial: serial, Deadline: deadline, Self: get(key(manifestName)),
 		RenewSeconds: int(max(min(life/8, manifest.RenewEvery), time.Second) / time.Second),
-		Builder:      entry(builderName), Agent: entry(agentName), Bundle: entry(bundleName), Progress: put(progressName), Result: put(resultName),
+		Builder:      entry(builderName), Agent: entry(agentName), Bundle: entry(path.Join(sub, bundleName)), Progress: put(key(progressName)), Result: put(key(resultName)),
 	}
 	if err != nil {
 		return "", 0, fmt.Errorf("sign URLs: %w", err)
@@ -292,37 +325,43 @@ func (b *bake) writeManifest(ctx context.Context) (self string, life time.Durati
 	if err != nil {
 		return "", 0, err
 	}
-	return m.Self, life, b.putObject(ctx, manifestName, bytes.NewReader(data))
+	return m.Self, life, b.putObject(ctx, path.Join(sub, manifestName), bytes.NewReader(data))
 }
 
-// renew rewrites the manifest and beats, until stopped. A renewal that fails
-// is tried again soon: the URLs out there live on for a while.
-func (b *bake) renew(ctx context.Context, life time.Duration) (stop func()) {
+// beat says in the journal that this process lives, until stopped.
+func (b *bake) beat(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		next := b.now().Add(life / 8)
-		for {
-			if b.pace.sleep(ctx, max(min(leaseTime/3, next.Sub(b.now())), 100*time.Millisecond)) != nil {
-				return
-			}
+		for b.pace.sleep(ctx, leaseTime/3) == nil {
 			if err := b.store.update(ctx, func(*journal) {}); errors.Is(err, ErrTakenOver) {
 				b.fail(err)
 				return
 			}
-			if b.now().Before(next) {
-				continue
-			}
-			_, l, err := b.writeManifest(ctx)
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// renew rewrites a manifest until stopped. A renewal that fails is tried again
+// soon: the URLs out there live on for a while.
+func (b *bake) renew(ctx context.Context, sub string, life time.Duration) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		wait := min(life/8, 5*time.Minute)
+		for b.pace.sleep(ctx, max(wait, 100*time.Millisecond)) == nil {
+			_, l, err := b.writeManifest(ctx, sub)
 			if err != nil {
 				if ctx.Err() == nil {
-					b.warn("the builder's URLs could not be renewed: %v", err)
+					b.warn("the URLs of the %s could not be renewed: %v", cmp.Or(sub, "builder"), err)
 				}
-				next = b.now().Add(min(life/16, 15*time.Second))
+				wait = min(life/16, 15*time.Second)
 				continue
 			}
-			life, next = l, b.now().Add(min(l/8, 5*time.Minute))
+			life, wait = l, min(l/8, 5*time.Minute)
 		}
 	}()
 	return func() { cancel(); <-done }

@@ -10,6 +10,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/lecafe/lecafe/bake/manifest"
 )
 
 // undoTimeout bounds what Ctrl-C and a failure still do. Terminating takes
@@ -274,7 +276,7 @@ func imagesOf(ctx context.Context, api ec2API, mine []types.Filter) (images, sna
 	}
 	inUse := map[string]bool{}
 	for _, im := range out.Images {
-		if state, _ := tagOf(im.Tags, tagState); state == stateDone {
+		if state, _ := tagOf(im.Tags, tagState); state == stateDone || state == manifest.StateFailed {
 			kept = append(kept, aws.ToString(im.ImageId))
 			for _, s := range snapshotsOf(&im) {
 				inUse[s] = true

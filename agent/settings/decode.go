@@ -47,6 +47,10 @@ func Decode(sources ...Source) (Settings, error) {
 			problems = append(problems, p)
 		}
 	}
+	if s.Canary {
+		s.Orders.Queue, s.Orders.SealTo = "", ""
+		s.Report.SQS, s.Report.Webhook, s.Report.LifecycleHook = SQSSink{}, WebhookSink{}, LifecycleHook{}
+	}
 	return s, problems.Err()
 }
 

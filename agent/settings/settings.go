@@ -32,6 +32,11 @@ type Settings struct {
 	Report    Report    `yaml:"report,omitempty"`
 	Config    []Object  `yaml:"config,omitempty"`
 	Orders    Orders    `yaml:"orders,omitempty"`
+
+	// Canary keeps an instance that tries out a new image out of production:
+	// its orders stay in its spool, and of reports only S3 and the console get
+	// any. Decode takes the other destinations away.
+	Canary bool `yaml:"canary,omitempty"`
 }
 
 // AWS says how AWS is reached. Region and role ID come from IMDS and STS

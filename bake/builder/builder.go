@@ -115,6 +115,9 @@ func (b *Builder) Run(ctx context.Context) error {
 
 // work does everything between the plan and the result.
 func (b *Builder) work(ctx context.Context, res *manifest.Result) error {
+	if b.plan.Canary != nil {
+		return b.canary(ctx, res)
+	}
 	if !b.state.Began {
 		// What set-uid files the source had, before anything changes.
 		files, err := cleanup.Setuid(ctx, b.Root)
@@ -206,7 +209,9 @@ func (b *Builder) instanceID(ctx context.Context) string {
 func (b *Builder) report(ctx context.Context, res *manifest.Result, err error) {
 	r := &res.Report
 	r.Schema, r.ID, r.Kind, r.Verdict = report.Schema, report.NewID(), report.KindBuild, report.Success
-	r.Summary = "The builder was provisioned, cleaned and proved clean."
+	if r.Summary = "The builder was provisioned, cleaned and proved clean."; b.plan.Canary != nil {
+		r.Summary = "The canary's agent says success and its tests passed."
+	}
 	r.Instance = report.Instance{ID: b.state.InstanceID, BakeID: b.state.BakeID}
 	r.BootedAt, r.JudgedAt, r.BootID = b.state.Started.UTC(), time.Now().UTC(), b.bootID()
 	if err != nil {

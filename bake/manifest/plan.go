@@ -18,6 +18,14 @@ type Plan struct {
 	Names    map[string]string `json:"names"`    // name in the bundle → name in the recipe, for messages
 	Settings string            `json:"settings"` // content of /etc/lecafe/agent.yaml
 	Clean    recipe.Clean      `json:"clean"`
+	Canary   *Canary           `json:"canary,omitempty"` // the instance is no builder
+}
+
+// Canary is what an instance of the new image does instead of being built:
+// wait for its agent's verdict, then run the tests.
+type Canary struct {
+	Deadline time.Duration `json:"deadline"` // for the verdict, from the program's start
+	Tests    []recipe.Test `json:"tests"`
 }
 
 // Paths on a builder. None of them is in an image.
