@@ -17,14 +17,20 @@ import (
 // https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
 var algorithms = []string{"crc32", "crc32c", "crc64nvme", "sha1", "sha256"}
 
+// Tables are costly to make anew for each small object.
+var (
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+	nvme       = crc64.MakeTable(0x9a6c9329ac4bc9b5) // the NVMe polynomial, reflected
+)
+
 func newHash(name string) hash.Hash {
 	switch name {
 	case "crc32":
 		return crc32.NewIEEE()
 	case "crc32c":
-		return crc32.New(crc32.MakeTable(crc32.Castagnoli))
+		return crc32.New(castagnoli)
 	case "crc64nvme":
-		return crc64.New(crc64.MakeTable(0x9a6c9329ac4bc9b5)) // the NVMe polynomial, reflected
+		return crc64.New(nvme)
 	case "sha1":
 		return sha1.New()
 	case "sha256":
