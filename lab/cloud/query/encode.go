@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 // TimeFormat is that of both protocols.
@@ -114,10 +115,12 @@ func shut(b []byte, name string) []byte {
 	return append(b, '>')
 }
 
+// escape keeps what XML can say; what it cannot, control characters and broken
+// UTF-8, becomes U+FFFD.
 func escape(b []byte, s string) []byte {
 	from := 0
-	for i := 0; i < len(s); i++ {
-		var to string
+	for i := 0; i < len(s); {
+		size, to := 1, ""
 		switch c := s[i]; {
 		case c == '&':
 			to = "&amp;"
@@ -129,13 +132,19 @@ func escape(b []byte, s string) []byte {
 			to = "&#34;"
 		case c == '\r':
 			to = "&#xD;"
-		case c == '\t' || c == '\n' || c >= 0x20:
-			continue
-		default:
-			to = "\uFFFD" // not a character of XML
+		case c >= utf8.RuneSelf:
+			var r rune
+			if r, size = utf8.DecodeRuneInString(s[i:]); r == utf8.RuneError && size == 1 || r == 0xFFFE || r == 0xFFFF {
+				to = "\uFFFD"
+			}
+		case c < 0x20 && c != '\t' && c != '\n':
+			to = "\uFFFD"
 		}
-		b = append(append(b, s[from:i]...), to...)
-		from = i + 1
+		if to != "" {
+			b = append(append(b, s[from:i]...), to...)
+			from = i + size
+		}
+		i += size
 	}
 	return append(b, s[from:]...)
 }
