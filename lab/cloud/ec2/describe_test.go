@@ -310,6 +310,13 @@ func TestTags(t *testing.T) {
 	if len(d.Tags) != 1 || *d.Tags[0].Value != "2" || d.Tags[0].ResourceType != types.ResourceTypeInstance {
 		t.Fatalf("described %+v", d.Tags)
 	}
+	for _, n := range []int32{-1, 4, 1001} {
+		_, err = l.api.DescribeTags(t.Context(), &sdk.DescribeTagsInput{MaxResults: &n})
+		l.code(err, "InvalidParameterValue")
+	}
+	// A token from nowhere, larger than any position.
+	_, err = l.api.DescribeTags(t.Context(), &sdk.DescribeTagsInput{NextToken: aws.String("YWZ0ZXI6M3c1ZTExMjY0c2dzZg")})
+	l.code(err, "InvalidNextToken")
 	del := func(tag types.Tag) {
 		must(l.api.DeleteTags(t.Context(), &sdk.DeleteTagsInput{Resources: []string{id}, Tags: []types.Tag{tag}}))(l)
 	}

@@ -161,7 +161,7 @@ func readToken(token string) (uint64, error) {
 	b, err := base64.RawURLEncoding.DecodeString(token)
 	if err == nil {
 		if rest, ok := strings.CutPrefix(string(b), "after:"); ok {
-			if seq, err := strconv.ParseUint(rest, 36, 64); err == nil {
+			if seq, err := strconv.ParseUint(rest, 36, 62); err == nil {
 				return seq, nil
 			}
 		}

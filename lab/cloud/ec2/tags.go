@@ -187,6 +187,9 @@ func (c *call) describeTags(in *describeTagsIn) (any, error) {
 			return nil, query.Errorf("InvalidParameterValue", "The filter '%s' is invalid", f.Name)
 		}
 	}
+	if n := in.MaxResults; n != nil && (*n < 5 || *n > 1000) {
+		return nil, query.Errorf("InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value between 5 and 1000.", *n)
+	}
 	from, err := readToken(in.NextToken)
 	if err != nil {
 		return nil, err
