@@ -398,13 +398,20 @@ func (r *Region) bootTimes(ctx context.Context, images []string) error {
 		r.boots[id] = 0 // deregistered, or not ours
 	}
 	for _, img := range out.Images {
-		for _, t := range img.Tags {
-			if s, err := strconv.ParseFloat(aws.ToString(t.Value), 64); aws.ToString(t.Key) == TagBootSeconds && err == nil && s > 0 && s < 86400 {
-				r.boots[aws.ToString(img.ImageId)] = time.Duration(s * float64(time.Second))
-			}
-		}
+		r.boots[aws.ToString(img.ImageId)] = BootTime(&img, 0)
 	}
 	return nil
+}
+
+// BootTime is how long the image's canary took to report, by the image's tag;
+// unknown where it has none.
+func BootTime(img *types.Image, unknown time.Duration) time.Duration {
+	for _, t := range img.Tags {
+		if s, err := strconv.ParseFloat(aws.ToString(t.Value), 64); aws.ToString(t.Key) == TagBootSeconds && err == nil && s > 0 && s < 86400 {
+			return time.Duration(s * float64(time.Second))
+		}
+	}
+	return unknown
 }
 
 // role looks up the ID of the role in an instance profile. Whoever may assume
