@@ -32,7 +32,16 @@ var secretForms = []secretForm{
 }
 
 // notSecret recognises values that only say where a secret is.
-var notSecret = regexp.MustCompile(`(?i)^(?:/|\./|~/|file:|https?:|arn:|ssm:|vault:|resolve:|secretsmanager:|true$|false$|none$|null$|required$|optional$|enabled$|disabled$|yes$|no$|\d{1,9}$|x+$|\*+$|.*(?:change_?me|example|placeholder|replace))`)
+var notSecret = regexp.MustCompile(`(?i)^(?:/|\./|~/|%|file:|https?:|arn:|ssm:|vault:|resolve:|secretsmanager:|true$|false$|none$|null$|required$|optional$|enabled$|disabled$|yes$|no$|\d{1,9}$|x+$|\*+$|.*(?:change_?me|example|placeholder|replace))`)
+
+// expression says that a value without quotes is a program's own words: a call
+// or a field, as in token = answer.json().
+func expression(line string, from, to int) bool {
+	if from > 0 && (line[from-1] == '"' || line[from-1] == '\'') {
+		return false
+	}
+	return to < len(line) && (line[to] == '(' || line[to] == '[') || from > 1 && line[from-1] == ' ' && strings.Contains(line[from:to], ".")
+}
 
 // placeholderForm is one template language's placeholder.
 type placeholderForm struct {
@@ -66,7 +75,7 @@ func (l *linter) text(p *Part, at place) {
 	for i, line := range at.lines {
 		for _, s := range secretForms {
 			m := s.form.FindStringSubmatchIndex(line)
-			if m == nil || !s.known && notSecret.MatchString(line[m[2]:m[3]]) {
+			if m == nil || !s.known && (notSecret.MatchString(line[m[2]:m[3]]) || expression(line, m[2], m[3])) {
 				continue
 			}
 			l.add(at, problem{rule: "secret", line: i + 1, col: 1 + utf8.RuneCountInString(line[:m[0]]), message: s.what + " stands in the payload in clear", fix: "keep it in SSM Parameter Store or Secrets Manager and fetch it with the instance's role; then replace this one"})

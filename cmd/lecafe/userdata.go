@@ -21,6 +21,8 @@ func userdataCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			userdataRenderCommand(),
 			userdataLintCommand(),
+			userdataWrapCommand(),
+			userdataPackCommand(),
 		},
 	}
 }
