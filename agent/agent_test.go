@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,14 +43,21 @@ type box struct {
 	meta  *httptest.Server
 	calls *counter
 
-	uptime time.Duration // of the instance, fixed
+	uptime atomic.Int64 // of the instance, in nanoseconds
 
 	stop context.CancelFunc
 	done chan error
 }
 
 func (b *box) now() bootstrap.Clock {
-	return bootstrap.Clock{At: time.Now(), Uptime: b.uptime, Kernel: b.uptime}
+	d := time.Duration(b.uptime.Load())
+	return bootstrap.Clock{At: time.Now(), Uptime: d, Kernel: d}
+}
+
+// setUptime lets time pass, and wakes the agent with a change that says nothing.
+func (b *box) setUptime(d time.Duration) {
+	b.uptime.Store(int64(d))
+	b.write("run/cloud-init/other", "")
 }
 
 // noUnits is a systemd in which nothing runs.
@@ -502,11 +510,49 @@ func TestCredentialsThatComeLate(t *testing.T) {
 	}
 }
 
+func TestNoUserData(t *testing.T) {
+	b := newBox(t, "")
+	b.start()
+	b.cloudInit("modules-final", true)
+	if r := b.reports(1)[0]; r.Verdict != report.Success || r.UserData.Format != "none" {
+		t.Errorf("got %+v", r)
+	}
+}
+
+// TestNoRole waits for no role any longer than an instance may take to get it.
+func TestNoRole(t *testing.T) {
+	for name, c := range map[string]struct {
+		settings string
+		verdict  report.Verdict
+		code     string
+	}{
+		"needed":     {"report: {s3: {bucket: reports}}\nbootstrap: {deadline: 10s}\n", report.Failure, `"code":"role_missing"`},
+		"not needed": {"bootstrap: {deadline: 10m}\n", report.Success, `"verdict":"success"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBox(t, script, func(i *imds.Instance) { i.Role = "" })
+			b.write("etc/lecafe/agent.yaml", fmt.Sprintf("aws: {endpoint_url: %q}\n%s", b.cloud.URL, c.settings))
+			b.start()
+			b.ran("part-001")
+			b.cloudInit("modules-final", true)
+			b.eventually("trouble told", func() bool {
+				console, err := os.ReadFile(filepath.Join(b.root, "dev/console"))
+				return err == nil && strings.Contains(string(console), c.code)
+			})
+			b.setUptime(time.Minute)
+			b.eventually("verdict", func() bool {
+				s, err := agent.ReadState(b.root)
+				return err == nil && s.Judged && s.Verdict == c.verdict
+			})
+		})
+	}
+}
+
 func TestNoMetadataServiceAtAll(t *testing.T) {
 	b := newBox(t, script)
 	b.write("etc/lecafe/agent.yaml", fmt.Sprintf("aws: {endpoint_url: %q}\nreport: {s3: {bucket: reports}}\nbootstrap: {deadline: 10s}\n", b.cloud.URL))
 	b.imds.SetFaults(func(f *imds.Faults) { f.Down = true })
-	b.uptime = time.Minute // the deadline is over
+	b.setUptime(time.Minute) // the deadline is over
 	b.start()
 	b.eventually("verdict on the console", func() bool {
 		console, err := os.ReadFile(filepath.Join(b.root, "dev/console"))

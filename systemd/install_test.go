@@ -132,7 +132,7 @@ func TestInstallMakesTheUser(t *testing.T) {
 		}
 	}
 	got := tree(t, root)
-	if n := strings.Count(got["etc/passwd"], "lecafe-orders:"); n != 1 || !strings.Contains(got["etc/group"], "lecafe-orders:") {
+	if n := strings.Count(got["etc/passwd"], "\nlecafe-orders:"); n != 1 || !strings.Contains(got["etc/group"], "lecafe-orders:") {
 		t.Errorf("passwd %q, group %q", got["etc/passwd"], got["etc/group"])
 	}
 	if _, ok := got["usr/lib/lecafe/trap.sh"]; ok {

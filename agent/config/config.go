@@ -22,10 +22,10 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/agent/settings"
@@ -329,7 +329,7 @@ func Skewed(code string) bool {
 }
 
 func status(err error) int {
-	var re *awshttp.ResponseError
+	var re *smithyhttp.ResponseError
 	if errors.As(err, &re) {
 		return re.HTTPStatusCode()
 	}

@@ -13,9 +13,9 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/lecafe/lecafe/agent/report"
 )
@@ -95,7 +95,7 @@ func Metadata(ctx context.Context, m metadata, path string) (string, error) {
 }
 
 func status(err error) int {
-	var re *awshttp.ResponseError
+	var re *smithyhttp.ResponseError
 	if errors.As(err, &re) {
 		return re.HTTPStatusCode()
 	}
@@ -105,7 +105,7 @@ func status(err error) int {
 // NoRole says whether err, of retrieving the role's credentials, means that the
 // instance has no role at all: IMDS answered, and has no list of roles.
 func NoRole(err error) bool {
-	var re *awshttp.ResponseError
+	var re *smithyhttp.ResponseError
 	if !errors.As(err, &re) || re.HTTPStatusCode() != http.StatusNotFound || re.Response == nil || re.Response.Request == nil {
 		return false
 	}

@@ -12,8 +12,8 @@ import (
 	"math/rand/v2"
 	"time"
 
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/lecafe/lecafe/agent/report"
 )
@@ -138,7 +138,7 @@ func code(err error) string {
 }
 
 func httpStatus(err error) int {
-	var re *awshttp.ResponseError
+	var re *smithyhttp.ResponseError
 	if errors.As(err, &re) {
 		return re.HTTPStatusCode()
 	}

@@ -151,6 +151,20 @@ func TestAgentJudges(t *testing.T) {
 			{"script exit", "#!/bin/bash\nset -e\nls /nonexistent\necho never\n", report.Failure, report.CodeScriptExit, report.StageCloudFinal},
 			{"no header", "echo espresso > /var/lib/cup\n", report.Failure, report.CodeUserDataNoHeader, report.StageUserData},
 			{"invalid YAML", "#cloud-config\nruncmd:\n  - [ls\npackages: x\n", report.Failure, report.CodeUserDataInvalidYAML, report.StageUserData},
+			{"failure in mid-script", "#!/bin/bash\nls /nonexistent\necho espresso > /var/lib/cup\n", report.Degraded, report.CodeCommandFailed, report.StageCloudFinal},
+			{"failure in mid-runcmd", "#cloud-config\nruncmd:\n  - [ls, /nonexistent]\n  - [ls, /]\n", report.Degraded, report.CodeRuncmdFailed, report.StageCloudFinal},
+			{"background", "#!/bin/bash\nset -e\n(sleep 0.2; ls /nonexistent) &\nsleep 0.5\n", report.Degraded, report.CodeBackgroundFailed, report.StageCloudFinal},
+			{"misspelt key", "#cloud-config\nruncmds:\n  - [ls, /]\n", report.Degraded, report.CodeUserDataUnknownKey, report.StageUserData},
+			{"wrong type", "#cloud-config\nruncmd: ls /\n", report.Failure, report.CodeUserDataWrongType, report.StageUserData},
+			{"syntax", "#!/bin/bash\necho a\nif true; then\n", report.Failure, report.CodeScriptSyntax, report.StageCloudFinal},
+			{"interpreter", "#!/usr/bin/fish\necho a\n", report.Failure, report.CodeScriptInterpreter, report.StageCloudFinal},
+			{"killed", "#!/bin/bash\nkill -9 $$\n", report.Failure, report.CodeScriptSignal, report.StageCloudFinal},
+			{"exit of its own", "#!/bin/bash\necho a\nexit 7\n", report.Failure, report.CodeScriptExit, report.StageCloudFinal},
+			{"healthy cloud-config", "#cloud-config\nwrite_files:\n  - {path: /var/lib/cup, content: espresso}\nruncmd:\n  - [ls, /]\n", report.Success, "", ""},
+			{"package that does not exist", "#cloud-config\npackages: [nginxx]\n", report.Failure, report.CodePackageFailed, report.StageCloudFinal},
+			{"bad base64", "#cloud-config\nwrite_files:\n  - {path: /x, encoding: b64, content: abc}\n", report.Failure, report.CodeModuleFailed, report.StageCloudInitNetwork},
+			{"boothook that hangs", "#cloud-boothook\n#!/bin/sh\nsleep infinity\n", report.Failure, report.CodeDeadline, report.StageCloudInitNetwork},
+			{"nothing", "", report.Success, "", ""},
 			{"hang", "#!/bin/bash\nsleep infinity\n", report.Failure, report.CodeDeadline, report.StageCloudFinal},
 		} {
 			t.Run(c.name, func(t *testing.T) {
@@ -158,6 +172,8 @@ func TestAgentJudges(t *testing.T) {
 				id := b.boot("ami-agent", c.userData)
 				r := b.report(id)
 				t.Logf("%s after %s: %s", r.Verdict, time.Since(start).Round(100*time.Millisecond), r.Summary)
+				t.Log(b.shAny(id, `echo "result.json to now: $(( ($(date +%s%N) - $(date -r /run/cloud-init/result.json +%s%N)) / 1000000 )) ms"
+systemctl show lecafe-agent -p CPUUsageNSec -p MemoryCurrent -p NRestarts; ls -l /proc/$(systemctl show -P MainPID lecafe-agent)/fd/2; journalctl -b --no-pager | grep -c 'report sent'; grep -h Rss /proc/$(systemctl show -P MainPID lecafe-agent)/status; journalctl -b -u lecafe-agent -o short-precise --no-pager | tail -6`))
 				if r.Verdict != c.verdict {
 					t.Fatalf("verdict %s, want %s: %+v", r.Verdict, c.verdict, r)
 				}
