@@ -154,36 +154,6 @@ func needsSSM(q *request) []policy.Request {
 	return out
 }
 
-// needsEC2 names the action and, where the request carries tags or an instance
-// profile, what else IAM asks for: API names are not IAM actions.
-// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/supported-iam-actions-tagging.html
-// https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles_use_passrole.html
-func needsEC2(q *request) []policy.Request {
-	var out []policy.Request
-	tags, profile := false, ""
-	for _, name := range slices.Sorted(maps.Keys(q.form)) {
-		value := q.form.Get(name)
-		switch {
-		case strings.HasPrefix(name, "InstanceId"):
-			out = append(out, policy.Request{Action: "ec2:" + q.action, Resource: "arn:aws:ec2:" + q.region + ":" + wire.Account + ":instance/" + value})
-		case strings.HasPrefix(name, "TagSpecification."):
-			tags = true
-		case strings.HasPrefix(name, "IamInstanceProfile."):
-			profile = value[strings.LastIndexByte(value, '/')+1:]
-		}
-	}
-	if len(out) == 0 {
-		out = append(out, policy.Request{Action: "ec2:" + q.action, Resource: "*"})
-	}
-	if tags {
-		out = append(out, policy.Request{Action: "ec2:CreateTags", Resource: "*"})
-	}
-	if profile != "" {
-		out = append(out, policy.Request{Action: "iam:PassRole", Resource: "arn:aws:iam::" + wire.Account + ":role/" + profile})
-	}
-	return out
-}
-
 func needsIAM(q *request) []policy.Request {
 	resource := "*"
 	for _, kind := range []struct{ field, path string }{{"InstanceProfileName", "instance-profile/"}, {"RoleName", "role/"}, {"PolicyArn", ""}} {

@@ -110,7 +110,7 @@ func (s statement) check() error {
 		return fmt.Errorf("one of Resource and NotResource is needed")
 	}
 	for op := range s.Condition {
-		if _, ok := operators[op]; !ok {
+		if _, ok := operators[strings.TrimSuffix(op, "IfExists")]; !ok {
 			return fmt.Errorf("condition operator %s is not modelled", op)
 		}
 	}
@@ -144,7 +144,12 @@ func (s statement) matches(r Request) bool {
 	}
 	for op, keys := range s.Condition {
 		for key, values := range keys {
-			if !operators[op](r, strings.ToLower(key), values) {
+			key = strings.ToLower(key)
+			name, ifExists := strings.CutSuffix(op, "IfExists")
+			if _, have := r.Context[key]; ifExists && !have {
+				continue
+			}
+			if !operators[name](r, key, values) {
 				return false
 			}
 		}
@@ -152,7 +157,7 @@ func (s statement) matches(r Request) bool {
 	return true
 }
 
-// operators are those of string and ARN conditions. A missing key fails the
+// operators are those of string, ARN and Boolean conditions. A missing key fails the
 // positive ones and satisfies the negative ones:
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_condition_operators.html
 var operators = map[string]func(r Request, key string, values list) bool{
@@ -160,6 +165,7 @@ var operators = map[string]func(r Request, key string, values list) bool{
 	"StringNotEquals": func(r Request, k string, v list) bool { return !equals(r, k, v) },
 	"StringLike":      like,
 	"StringNotLike":   func(r Request, k string, v list) bool { return !like(r, k, v) },
+	"Bool":            equals,
 	"ArnEquals":       like,
 	"ArnLike":         like,
 }

@@ -37,6 +37,9 @@ func TestEvaluate(t *testing.T) {
 		"condition fails":        {document(`{"Effect":"Allow","Action":"s3:ListBucket","Resource":"*","Condition":{"StringEquals":{"s3:prefix":"a/"}}}`), "s3:ListBucket", "arn:aws:s3:::b", map[string]string{"s3:prefix": "b/"}, policy.Silent},
 		"condition's key absent": {document(`{"Effect":"Allow","Action":"s3:ListBucket","Resource":"*","Condition":{"StringEquals":{"s3:prefix":"a/"}}}`), "s3:ListBucket", "arn:aws:s3:::b", nil, policy.Silent},
 		"negated, key absent":    {document(`{"Effect":"Deny","Action":"s3:ListBucket","Resource":"*","Condition":{"StringNotEquals":{"s3:prefix":"a/"}}}`), "s3:ListBucket", "arn:aws:s3:::b", nil, policy.Denied},
+		"if it exists, absent":   {document(`{"Effect":"Allow","Action":"s3:ListBucket","Resource":"*","Condition":{"StringEqualsIfExists":{"s3:prefix":"a/"}}}`), "s3:ListBucket", "arn:aws:s3:::b", nil, policy.Allowed},
+		"if it exists, another":  {document(`{"Effect":"Allow","Action":"s3:ListBucket","Resource":"*","Condition":{"StringEqualsIfExists":{"s3:prefix":"a/"}}}`), "s3:ListBucket", "arn:aws:s3:::b", map[string]string{"s3:prefix": "b/"}, policy.Silent},
+		"Boolean":                {document(`{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"Bool":{"aws:SecureTransport":"false"}}}`), "s3:ListBucket", "arn:aws:s3:::b", map[string]string{"aws:securetransport": "false"}, policy.Denied},
 		"one statement, no list": {`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"sqs:SendMessage","Resource":"*"}}`, "sqs:SendMessage", "arn:aws:sqs:us-east-1:000000000000:q", nil, policy.Allowed},
 	} {
 		t.Run(name, func(t *testing.T) {

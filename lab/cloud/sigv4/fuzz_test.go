@@ -25,7 +25,7 @@ func FuzzSDKSignatures(f *testing.F) {
 			return
 		}
 		r.URL.Path, r.URL.RawPath = "/"+path, httpbinding.EscapePath("/"+path, false) // as the SDK's clients escape it
-		if strings.Contains(query, ";") { // net/url drops what has one
+		if strings.Contains(query, ";") {                                             // net/url drops what has one
 			return
 		}
 		r.URL.RawQuery = query
