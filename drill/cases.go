@@ -10,8 +10,8 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/goccy/go-yaml"
 
@@ -28,7 +28,6 @@ type Case struct {
 	UserData string
 	Encode   string
 	Fault    string
-	Deadline time.Duration // zero: the drill's own
 	Expect   Expectation
 }
 
@@ -40,6 +39,7 @@ type Expectation struct {
 	Code    report.Code
 	File    string
 	Line    int
+	Among   bool   // the cause need not be the first
 	Channel string // "console" where no report can leave the instance
 }
 
@@ -47,18 +47,18 @@ type Expectation struct {
 func Cases() ([]Case, error) {
 	var doc struct {
 		Cases []struct {
-			Name     string        `yaml:"name"`
-			About    string        `yaml:"about"`
-			UserData string        `yaml:"user_data"`
-			Encode   string        `yaml:"encode"`
-			Fault    string        `yaml:"fault"`
-			Deadline time.Duration `yaml:"deadline"`
+			Name     string `yaml:"name"`
+			About    string `yaml:"about"`
+			UserData string `yaml:"user_data"`
+			Encode   string `yaml:"encode"`
+			Fault    string `yaml:"fault"`
 			Expect   struct {
 				Verdict report.Verdict   `yaml:"verdict"`
 				Stage   report.StageName `yaml:"stage"`
 				Code    report.Code      `yaml:"code"`
 				File    string           `yaml:"file"`
 				Line    int              `yaml:"line"`
+				Among   bool             `yaml:"among"`
 				Channel string           `yaml:"channel"`
 			} `yaml:"expect"`
 		} `yaml:"cases"`
@@ -68,7 +68,7 @@ func Cases() ([]Case, error) {
 	}
 	var out []Case
 	for _, c := range doc.Cases {
-		out = append(out, Case{c.Name, c.About, c.UserData, c.Encode, c.Fault, c.Deadline, Expectation(c.Expect)})
+		out = append(out, Case{c.Name, c.About, c.UserData, c.Encode, c.Fault, Expectation(c.Expect)})
 	}
 	return out, nil
 }
@@ -118,6 +118,9 @@ func (e Expectation) Met(r *report.Report) string {
 		return "no cause"
 	}
 	c := r.Causes[0]
+	if i := slices.IndexFunc(r.Causes, func(c report.Cause) bool { return c.Code == e.Code }); e.Among && i > 0 {
+		c = r.Causes[i]
+	}
 	var wrong []string
 	differs := func(what string, got, want any) {
 		wrong = append(wrong, fmt.Sprintf("%s %v, want %v", what, got, want))
