@@ -272,7 +272,7 @@ func (b *bake) has(phase string) bool {
 		return b.recipe.Canary != nil
 	case "share":
 		im := b.recipe.Image
-		return im.Public || !im.Share.Empty() || im.DeprecateAfter > 0 || im.DeregistrationProtection
+		return im.Public || !im.Share.Empty() || im.DeprecateAfter > 0
 	}
 	return true
 }
@@ -296,7 +296,7 @@ func (b *bake) fallBack(ctx context.Context, cause error) error {
 	if errors.Is(cause, ErrTakenOver) {
 		return cause
 	}
-	if expired(cause) {
+	if expired(cause) || b.store.status() == StatusCommitted {
 		return &resumable{b.id, cause}
 	}
 	clean, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), undoTimeout, errUndoTime)

@@ -327,7 +327,7 @@ func (g *Garbage) remove(ctx context.Context) error {
 		}
 		return b.removeLeftovers(ctx, g.left)
 	}
-	if err := b.tagDone(ctx); err != nil {
+	if err := b.crown(ctx); err != nil {
 		return err
 	}
 	l := g.left

@@ -14,6 +14,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/bake/manifest"
+	"github.com/lecafe/lecafe/userdata"
 )
 
 // player plays the builder instances of a cloud: it reads their user data as
@@ -32,6 +34,8 @@ type player struct {
 
 	// Result changes what a builder says; nil leaves success.
 	Result func(*manifest.Result)
+	// Canary changes what a canary says.
+	Canary func(*manifest.Result)
 	// Silent builders never say anything.
 	Silent bool
 	// Hold, when not nil, is waited for before the result is sent.
@@ -40,6 +44,7 @@ type player struct {
 	mu      sync.Mutex
 	played  map[string]bool
 	plans   []manifest.Plan
+	payload []byte // the newest canary's user data
 	results int
 	errs    []error
 	wg      sync.WaitGroup
@@ -70,7 +75,7 @@ func (p *player) done() error {
 
 func (p *player) look(ctx context.Context) {
 	out, err := p.api.DescribeInstances(ctx, &ec2.DescribeInstancesInput{Filters: []types.Filter{
-		{Name: aws.String("tag:" + manifest.TagRole), Values: []string{"builder"}}, {Name: aws.String("instance-state-name"), Values: []string{"running"}},
+		{Name: aws.String("tag:" + manifest.TagRole), Values: []string{"builder", "canary"}}, {Name: aws.String("instance-state-name"), Values: []string{"running"}},
 	}})
 	if err != nil {
 		return // faults are injected for the bake, and meet the player too
@@ -114,6 +119,21 @@ func (p *player) build(ctx context.Context, id string) error {
 			return err
 		}
 	}
+	payload, err := userdata.Parse([]byte(text))
+	if err != nil {
+		return err
+	}
+	canary := payload.Multipart
+	if canary {
+		p.mu.Lock()
+		p.payload = []byte(text)
+		p.mu.Unlock()
+		for _, part := range payload.Parts {
+			if strings.Contains(part.Name, "lecafe-canary.sh") {
+				text = string(part.Body)
+			}
+		}
+	}
 	self := urlLine.FindString(text)
 	m, err := p.manifest(ctx, self)
 	if err != nil {
@@ -140,7 +160,7 @@ func (p *player) build(ctx context.Context, id string) error {
 	if err := p.put(ctx, m.Progress, manifest.Progress{BakeID: m.BakeID, InstanceID: id, Serial: 1, Step: 1, Steps: 1, Name: "base", Phase: "provision", At: time.Now()}); err != nil {
 		return err
 	}
-	if p.Hold != nil {
+	if p.Hold != nil && !canary {
 		for held := true; held; {
 			select {
 			case <-p.Hold:
@@ -156,8 +176,13 @@ func (p *player) build(ctx context.Context, id string) error {
 	}
 	res := manifest.Result{BakeID: m.BakeID, Steps: []manifest.Step{{Number: 1, Name: "base", Seconds: 1}}, Used: 1 << 30}
 	res.Report = report.Report{Schema: report.Schema, ID: report.NewID(), Kind: report.KindBuild, Verdict: report.Success, Instance: report.Instance{ID: id, BakeID: m.BakeID}}
-	if p.Result != nil {
-		p.Result(&res)
+	if change := p.Result; canary {
+		res.Steps = nil
+		if p.Canary != nil {
+			p.Canary(&res)
+		}
+	} else if change != nil {
+		change(&res)
 	}
 	if err := p.put(ctx, m.Result, res); err != nil {
 		return err

@@ -47,7 +47,7 @@ func Resume(ctx context.Context, o Options, id, staging string) (*Outcome, error
 		}
 		return nil, fmt.Errorf("%s had failed and was being undone; that is finished now, bake again", id)
 	case StatusCommitted:
-		if err := b.tagDone(ctx); err != nil {
+		if err := b.crown(ctx); err != nil {
 			return nil, explain(err)
 		}
 	default:

@@ -18,7 +18,16 @@ func (b *bake) settle(ctx context.Context) error {
 	if err := b.store.update(ctx, func(j *journal) { j.Status = StatusCommitted }); err != nil {
 		return err
 	}
-	return b.tagDone(ctx)
+	return b.crown(ctx)
+}
+
+// crown does what is left to do to an image that is committed. Repeating it
+// does no harm.
+func (b *bake) crown(ctx context.Context) error {
+	if err := b.tagDone(ctx); err != nil {
+		return err
+	}
+	return b.protect(ctx)
 }
 
 // tagDone marks the image, its copies and all their snapshots.

@@ -147,7 +147,9 @@ func (b *bake) deleteSnapshots(ctx context.Context, api ec2API, ids []string) er
 			b.warn("%v", err)
 		}
 		// The image may count as its user for a moment after it is gone.
-		err := b.pace.until(ctx, func() (bool, error) {
+		moment, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("it is in use"))
+		defer cancel()
+		err := b.pace.until(moment, func() (bool, error) {
 			_, err := api.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: &id})
 			if isCode(err, "InvalidSnapshot.InUse") {
 				return false, nil

@@ -142,15 +142,27 @@ func (b *bake) shareOne(ctx context.Context, api ec2API, image string) error {
 			return fmt.Errorf("set deprecation: %w", err)
 		}
 	}
-	if im.DeregistrationProtection {
+	return nil
+}
+
+// protect is the last change to an image: a protected one cannot be undone.
+func (b *bake) protect(ctx context.Context) error {
+	if !b.recipe.Image.DeregistrationProtection {
+		return nil
+	}
+	known := b.store.known()
+	places := map[string]string{b.cfg.Region: known.Image}
+	maps.Copy(places, known.Copies)
+	for _, region := range slices.Sorted(maps.Keys(places)) {
+		image := places[region]
 		if err := b.store.intend(ctx, "EnableImageDeregistrationProtection", image); err != nil {
 			return err
 		}
-		_, err := api.EnableImageDeregistrationProtection(ctx, &ec2.EnableImageDeregistrationProtectionInput{ImageId: &image}, few)
+		_, err := b.in(region).EnableImageDeregistrationProtection(ctx, &ec2.EnableImageDeregistrationProtectionInput{ImageId: &image}, func(o *ec2.Options) { o.RetryMaxAttempts = 4 })
 		if notImplemented(err) {
 			b.warn("this endpoint has no deregistration protection for images")
 		} else if err != nil {
-			return fmt.Errorf("protect: %w", err)
+			return fmt.Errorf("protect image %s in %s: %w", image, region, err)
 		}
 	}
 	return nil

@@ -193,6 +193,9 @@ func (c *checker) image() {
 		if cp.Encryption != nil {
 			c.form(field+".encryption.kms_key", cp.Encryption.KMSKey, kmsKey, "is not a KMS key", "give a key ID, an ARN or alias/name")
 		}
+		if encrypted := im.Encryption != nil || cp.Encryption != nil; encrypted && !im.Share.Empty() && (cp.Encryption == nil || cp.Encryption.KMSKey == "") {
+			c.bad(field+".encryption", "a copy encrypted with that region's own EBS key cannot be shared", "set kms_key to a customer managed key of the region")
+		}
 	}
 	c.each("image.share.accounts", im.Share.Accounts, accountID, "is not an account ID", "write its 12 digits in quotes")
 	c.each("image.share.organizations", im.Share.Organizations, organization, "is not an organization's ARN", "copy it from AWS Organizations: arn:aws:organizations::123456789012:organization/o-…")
