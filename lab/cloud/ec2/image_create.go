@@ -69,7 +69,7 @@ func (c *call) createImage(in *createImageIn) (any, error) {
 		if devices[n].DeviceName == img.rootDevice {
 			snap.layer = img.layer
 		}
-		e.SnapshotID = snap.id
+		e.SnapshotID, e.KmsKeyID = snap.id, snap.kmsKey
 		snaps = append(snaps, snap)
 	}
 	img.devices = devices
