@@ -116,7 +116,7 @@ func (d *Deploy) decide(state rollout.State, mine *Snapshot, late bool) (decisio
 		fp := FingerprintOf(&s)
 		counts[fp]++
 		if counts[fp] >= d.after() {
-			return back, fmt.Sprintf("the brake tripped: %d instances failed the same way: %s", counts[fp], fp)
+			return back, fmt.Sprintf("the brake tripped, %d failed the same way: %s", counts[fp], fp)
 		}
 	}
 	switch {

@@ -41,7 +41,7 @@ func deployCommand() *cli.Command {
 			"them are up is the version made default and the SSM parameter written. When several\n" +
 			"fail the same way, or the time is over, the group goes back to where it was.",
 		Flags: append(flags,
-			&cli.StringFlag{Name: "image", Usage: "`AMI` ID; latest: the newest image of the recipe that the group's image is of; ssm:PARAMETER: that parameter's value", Required: true},
+			&cli.StringFlag{Name: "image", Usage: "`AMI` ID; latest: the newest image of the recipe that the group's image is of; ssm:PARAMETER: that parameter's value"},
 			&cli.StringFlag{Name: "parameter", Usage: "SSM `PARAMETER` that gets the image's ID at the end"},
 			&cli.BoolFlag{Name: "pin", Usage: "convert a group on $Default or $Latest to a numbered version"},
 			&cli.IntFlag{Name: "min-healthy", Usage: "`PERCENT` of the group that stays in service (default: Auto Scaling's)"},
@@ -65,12 +65,18 @@ func deploy(c *cli.Context) error {
 	if len(c.StringSlice("asg")) != 1 {
 		return badRequest("want one group: --asg NAME")
 	}
+	if c.String("image") == "" {
+		return badRequest("no image: give --image AMI, latest or ssm:PARAMETER")
+	}
 	if c.IsSet("max-healthy") && !c.IsSet("min-healthy") {
 		return badRequest("--max-healthy needs --min-healthy too")
 	}
 	w, _, err := newWatcher(c)
 	if err != nil {
 		return err
+	}
+	if err := w.Check(c.Context); err != nil {
+		return watchError(err)
 	}
 	cfg, err := loadAWS(c)
 	if err != nil {

@@ -27,7 +27,7 @@ func launchTemplateCommand() *cli.Command {
 				"version's makes no new one, so that it is safe to repeat. With --source the\n" +
 				"options that are not given are taken over from that version.",
 			Flags: []cli.Flag{
-				&cli.StringFlag{Name: "name", Usage: "`NAME` of the template, or its ID where it exists", Required: true},
+				&cli.StringFlag{Name: "name", Usage: "`NAME` of the template, or its ID where it exists"},
 				&cli.StringFlag{Name: "image", Usage: "`AMI` ID, or resolve:ssm:PARAMETER"},
 				&cli.StringFlag{Name: "source", Usage: "`VERSION` to start from: a number, $Default or $Latest"},
 				&cli.StringFlag{Name: "user-data", Usage: "`FILE` with the user data, - for stdin; see lecafe userdata render"},
