@@ -386,7 +386,7 @@ func (l *loop) settle(r outcome) {
 	}
 	acks := make([]uint64, 0, len(r.batch))
 	throttled, last, retried := false, "", uint64(0)
-	kinds := map[string]uint64{}
+	var kinds map[string]uint64
 	for i, it := range r.batch {
 		e := r.failed[i]
 		if e == nil {
@@ -403,6 +403,9 @@ func (l *loop) settle(r outcome) {
 			kind = KindRefused
 		}
 		throttled = throttled || kind == KindThrottled
+		if kinds == nil {
+			kinds = map[string]uint64{}
+		}
 		kinds[kind]++
 		last = fmt.Sprintf("order refused for now: %s: %s", code, aws.ToString(e.Message))
 		it.tries++

@@ -87,6 +87,32 @@ func FuzzBatch(f *testing.F) {
 	})
 }
 
+// FuzzPlainLine: what the short way reads, the long way reads the same. Only a
+// control character may pass here that JSON refuses: Check refuses it.
+func FuzzPlainLine(f *testing.F) {
+	f.Add([]byte(`{"body":"a"}`))
+	f.Add([]byte(` { "body" : "b" , "group":"g","delay_seconds": 30,"idempotency_key":"k" } `))
+	f.Add([]byte(`{"delay_seconds":1,"delay_seconds":2}`))
+	f.Add([]byte(`{"body":"a","attributes":{"Name":"v"}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var short, long posted
+		if badUTF8(b) >= 0 || strings.ContainsRune(string(b), '\n') || !plainLine(b, &short) {
+			return
+		}
+		if err := strictJSON(b, &long); err != nil {
+			for _, s := range []*string{short.Body, &short.Group, &short.IdempotencyKey} {
+				if s != nil && badCharacter(*s) >= 0 {
+					return
+				}
+			}
+			t.Fatalf("%q: %+v, but: %v", b, short, err)
+		}
+		if !reflect.DeepEqual(short, long) {
+			t.Fatalf("%q: %+v, want %+v", b, short, long)
+		}
+	})
+}
+
 func TestSpotActions(t *testing.T) {
 	for doc, want := range map[string]bool{
 		`{"action": "terminate", "time": "2026-09-18T08:22:00Z"}`: true,
