@@ -92,7 +92,55 @@ func (c *configLint) parse(body []byte) *yaml.Node {
 	if bad := c.unsafe(root, 0); bad != nil {
 		return nil
 	}
+	if line, col := strayTab(root, c.at.lines); line > 0 {
+		c.add(c.at, problem{rule: "yaml", line: line, col: col, message: "a tab outside of quotes: cloud-init ignores all of the cloud-config", fix: "write spaces, or quote the text"})
+		return nil
+	}
 	return root
+}
+
+// strayTab finds a tab that Python's parser does not take: one outside of
+// quotes, comments and block scalars.
+func strayTab(root *yaml.Node, lines []string) (line, col int) {
+	if !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "\t") }) {
+		return 0, 0
+	}
+	var nodes []*yaml.Node
+	var walk func(*yaml.Node, int)
+	walk = func(n *yaml.Node, depth int) {
+		nodes = append(nodes, n)
+		for _, child := range n.Content {
+			if depth < 100 {
+				walk(child, depth+1)
+			}
+		}
+	}
+	walk(root, 0)
+	free := make([]bool, len(lines)+2)
+	for i, n := range nodes {
+		if n.Style&(yaml.LiteralStyle|yaml.FoldedStyle|yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) == 0 || n.Kind != yaml.ScalarNode {
+			continue
+		}
+		from, to := n.Line, len(lines)
+		if i+1 < len(nodes) {
+			to = nodes[i+1].Line - 1
+		}
+		if n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 {
+			from++
+		}
+		for l := from; l <= max(to, n.Line) && l < len(free); l++ {
+			free[l] = true
+		}
+	}
+	for i, text := range lines {
+		at := strings.IndexByte(text, '\t')
+		hash := strings.Index(text, "#")
+		if at < 0 || free[i+1] || hash >= 0 && hash < at || strings.TrimSpace(text) == "" {
+			continue
+		}
+		return i + 1, at + 1
+	}
+	return 0, 0
 }
 
 func (c *configLint) lineText(n int) string {
