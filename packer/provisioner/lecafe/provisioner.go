@@ -179,7 +179,7 @@ func finish(ctx context.Context, ui packersdk.Ui, comm packersdk.Communicator, c
 		return nil
 	}
 	if findings > 0 {
-		return fmt.Errorf("%d findings: the image would hold what must not be in it; remove it, or exempt a rule with keep = [\"RULE\"]", findings)
+		return fmt.Errorf("%s: the image would hold what must not be in it; remove it, or exempt a rule with keep = [\"RULE\"]", count(findings))
 	}
 	return fmt.Errorf("lecafe-builder ended with exit code %d: %s", code, tail(stderr.String(), 20))
 }
@@ -258,4 +258,11 @@ func output(ctx context.Context, comm packersdk.Communicator, command string) (s
 		return "", fmt.Errorf("exit code %d: %s", code, tail(stderr.String(), 5))
 	}
 	return stdout.String(), nil
+}
+
+func count(findings int) string {
+	if findings == 1 {
+		return "1 finding"
+	}
+	return fmt.Sprintf("%d findings", findings)
 }

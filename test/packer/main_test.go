@@ -1,0 +1,305 @@
+// Package packer runs the real Packer with lecafe's plugin. It owns what its
+// tests share: Packer and its amazon plugin, built once from packer/tools, and
+// the way to the sshd of an instance in the lab.
+//
+// What cannot run here is skipped, and says so; with CI=true it fails instead.
+package packer
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"golang.org/x/sys/unix"
+
+	"github.com/lecafe/lecafe/lab"
+	"github.com/lecafe/lecafe/lab/image"
+	"github.com/lecafe/lecafe/lab/machine"
+)
+
+// deadline is generous: what it bounds takes seconds, but CI machines are
+// shared.
+const deadline = 4 * time.Minute
+
+const root = "../.."
+
+// cannot skips the test, or fails it in CI.
+func cannot(t *testing.T, what string, err error) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("%s must run in CI: %v", what, err)
+	}
+	t.Skipf("SKIPPED %s: %v", what, err)
+}
+
+// tool returns the program of a module below packer/tools, building it at the
+// first call ever: .cache keeps it, by what its module asks for.
+func tool(module, pkg string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		dir := filepath.Join(root, "packer/tools", module)
+		sum := sha256.New()
+		for _, f := range []string{"go.mod", "go.sum"} {
+			b, err := os.ReadFile(filepath.Join(dir, f))
+			if err != nil {
+				return "", err
+			}
+			sum.Write(b)
+		}
+		sum.Write([]byte(runtime.Version()))
+		out, err := filepath.Abs(filepath.Join(root, ".cache/packer", fmt.Sprintf("%s-%x", module, sum.Sum(nil)[:6]), module))
+		if err != nil {
+			return "", err
+		}
+		if _, err := os.Stat(out); err == nil {
+			return out, nil
+		}
+		// Built beside its place and renamed: a build that is cut short leaves
+		// nothing that looks like a program.
+		part := fmt.Sprintf("%s.%d", out, os.Getpid())
+		if err := build(dir, "-o", part, pkg); err != nil {
+			return "", err
+		}
+		return out, os.Rename(part, out)
+	})
+}
+
+func build(dir string, args ...string) error {
+	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-ldflags", "-s -w"}, args...)...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+var (
+	packerTool = tool("packer", "github.com/hashicorp/packer")
+	amazonTool = tool("packer-plugin-amazon", "github.com/hashicorp/packer-plugin-amazon")
+)
+
+// programs returns the directory of lecafe's programs, the plugin among them:
+// LECAFE_BIN, where make has just built them, or one they are built into.
+var programs = sync.OnceValues(func() (string, error) {
+	if dir := os.Getenv("LECAFE_BIN"); dir != "" {
+		return dir, nil
+	}
+	dir, err := os.MkdirTemp("", "lecafe-packer-")
+	if err != nil {
+		return "", err
+	}
+	if err := build(root, "-o", dir+"/", "./cmd/lecafe", "./cmd/lecafe-agent", "./cmd/lecafe-builder"); err != nil {
+		return dir, err
+	}
+	return dir, build(filepath.Join(root, "packer"), "-o", filepath.Join(dir, "packer-plugin-lecafe"), ".")
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if os.Getenv("LECAFE_BIN") == "" {
+		if dir, err := programs(); err == nil && strings.Contains(filepath.Base(dir), "lecafe-packer-") {
+			_ = os.RemoveAll(dir)
+		}
+	}
+	os.Exit(code)
+}
+
+// packer is a user's Packer with its own plugin directory.
+type packer struct {
+	t   *testing.T
+	bin string // Packer
+	own string // directory of lecafe's programs
+	env []string
+}
+
+func newPacker(t *testing.T, l *lab.Lab) *packer {
+	t.Helper()
+	if testing.Short() && os.Getenv("CI") != "true" {
+		t.Skip("SKIPPED the real Packer: -short")
+	}
+	bin, err := packerTool()
+	if err != nil {
+		cannot(t, "the real Packer", err)
+	}
+	own, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := t.TempDir()
+	p := &packer{t: t, bin: bin, own: own, env: append(os.Environ(),
+		"HOME="+home, "PACKER_CONFIG_DIR="+home, "PACKER_PLUGIN_PATH="+filepath.Join(home, "plugins"),
+		"PACKER_NO_COLOR=1", "CHECKPOINT_DISABLE=1",
+		// The plugin is installed away from lecafe's programs.
+		"PATH="+own+":"+os.Getenv("PATH"))}
+	if l != nil {
+		p.env = append(p.env, l.Env()...)
+	}
+	p.install("lecafe", filepath.Join(own, "packer-plugin-lecafe"))
+	return p
+}
+
+// install does what docs/packer says.
+func (p *packer) install(name, path string) {
+	p.t.Helper()
+	owner := map[string]string{"lecafe": "lecafe", "amazon": "hashicorp"}[name]
+	if out, code := p.run("plugins", "install", "--path", path, "github.com/"+owner+"/"+name); code != 0 {
+		p.t.Fatalf("packer plugins install: exit code %d\n%s", code, out)
+	}
+}
+
+// run returns what Packer wrote, and its exit code.
+func (p *packer) run(args ...string) (string, int) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), 2*deadline)
+	defer cancel()
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, p.bin, args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = p.env, &out, &out
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = time.Minute
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		p.t.Fatal(err)
+	}
+	return out.String(), cmd.ProcessState.ExitCode()
+}
+
+// write makes a directory of files, name by content, and returns its path.
+func write(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// startLab starts a lab whose instances boot. It ends with the test.
+func startLab(t *testing.T) *lab.Lab {
+	t.Helper()
+	if testing.Short() && os.Getenv("CI") != "true" {
+		t.Skip("SKIPPED real boots: -short")
+	}
+	for _, err := range []error{machine.Ready(), image.Ready()} {
+		if err != nil {
+			cannot(t, "real boots", err)
+		}
+	}
+	r, err := image.Find("debian-12")
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := image.Build(t.Context(), r, image.Options{Mirror: os.Getenv("LECAFE_LAB_MIRROR")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := lab.Start(t.Context(), lab.Options{
+		Driver: lab.DriverNspawn, StateDir: filepath.Join(os.TempDir(), "lecafe-packer-test"), Images: []*image.Image{img}, Seed: lab.LeCafe(),
+		TimeScale: 100, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+func config(l *lab.Lab) aws.Config {
+	return aws.Config{Region: lab.Region, BaseEndpoint: aws.String(l.URL), Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
+}
+
+// sshPort returns a port of the host's loopback that leads to the sshd of the
+// seq-th machine that the lab starts: a machine's network is closed to the
+// host, so connections are made from within.
+func sshPort(t *testing.T, l *lab.Lab, seq int) int {
+	t.Helper()
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	ns := fmt.Sprintf("/run/netns/%s-%d-g", l.Machines.Name(), seq)
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				g, err := dialWithin(ns, "127.0.0.1:22")
+				if err != nil {
+					return // not up yet; Packer tries again
+				}
+				defer g.Close()
+				var wg sync.WaitGroup
+				wg.Go(func() { _, _ = io.Copy(g, c); _ = g.(*net.TCPConn).CloseWrite() })
+				wg.Go(func() { _, _ = io.Copy(c, g); _ = c.(*net.TCPConn).CloseWrite() })
+				wg.Wait()
+			}()
+		}
+	}()
+	return ln.Addr().(*net.TCPAddr).Port
+}
+
+// dialWithin dials in a network namespace, in a thread that ends with it.
+func dialWithin(ns, addr string) (c net.Conn, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread must not be used again
+		var fd int
+		if fd, err = unix.Open(ns, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return
+		}
+		err = unix.Setns(fd, unix.CLONE_NEWNET)
+		unix.Close(fd)
+		if err != nil {
+			return
+		}
+		c, err = net.DialTimeout("tcp4", addr, 10*time.Second)
+	}()
+	<-done
+	return c, err
+}
+
+func eventually(t *testing.T, what string, ok func() bool, diagnosis func() string) {
+	t.Helper()
+	end := time.Now().Add(deadline)
+	for !ok() {
+		if time.Now().After(end) {
+			t.Fatalf("no %s after %s\n%s", what, deadline, diagnosis())
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatal(context.Cause(t.Context()))
+		}
+	}
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	w.t.Log(string(b))
+	return len(b), nil
+}
