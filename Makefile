@@ -40,6 +40,10 @@ e2e: setup build ## real boots alone
 check: setup ## format, vet, staticcheck, race tests, tidy and generate diffs, vulnerabilities, shellcheck, units
 	scripts/check
 
+.PHONY: drill
+drill: setup build ## every way to fail that lecafe drill knows, on real boots
+	bin/lecafe drill --distro $(DISTRO) examples/lecafe-app/recipe.yaml
+
 .PHONY: bench
 bench: build ## benchmarks; the last line is one JSON object of name to number
 	scripts/bench
