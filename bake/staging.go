@@ -236,7 +236,12 @@ func (b *bake) deleteObject(ctx context.Context, name string) error {
 // with the credentials that signed them.
 const longestURL = time.Hour
 
-// lease signs URLs and knows how long they will work.
+// shortestLife is taken where credentials seem to have less left, or nothing:
+// the SDK counts a window of up to five minutes before their end as expired,
+// and goes on with old ones when no new ones can be had.
+const shortestLife = 16 * time.Second
+
+// urlLife says how long URLs signed now will work at least.
 func (b *bake) urlLife(ctx context.Context) (time.Duration, error) {
 	creds, err := b.cfg.Credentials.Retrieve(ctx)
 	if err != nil {
@@ -252,7 +257,7 @@ func (b *bake) urlLife(ctx context.Context) (time.Duration, error) {
 	}
 	half := b.signedLife / 2
 	b.mu.Unlock()
-	if left > half {
+	if left > half && left > shortestLife {
 		return min(left, longestURL), nil
 	}
 	// Half of the session is over: ask for a new one while the builder can
@@ -268,7 +273,7 @@ func (b *bake) urlLife(ctx context.Context) (time.Duration, error) {
 			left = longestURL
 		}
 	}
-	return max(min(left, longestURL), time.Second), nil
+	return max(min(left, longestURL), shortestLife), nil
 }
 
 // writeManifest signs everything anew, for the instance whose objects stand
@@ -278,7 +283,8 @@ func (b *bake) writeManifest(ctx context.Context, sub string) (self string, life
 	if err != nil {
 		return "", 0, err
 	}
-	valid := s3.WithPresignExpires(life)
+	// The session may live on beyond what is known of it now.
+	valid := s3.WithPresignExpires(longestURL)
 	key := func(name string) *string { return aws.String(b.store.key(path.Join(sub, name))) }
 	get := func(key *string) string {
 		var req *v4.PresignedHTTPRequest

@@ -77,7 +77,7 @@ func (o *operator) lecafe(args ...string) (stdout, stderr string, code int) {
 	defer cancel()
 	var out, errs bytes.Buffer
 	cmd := exec.CommandContext(ctx, filepath.Join(o.bin, "lecafe"), args...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = o.env, &out, &errs
+	cmd.Env, cmd.Stdout, cmd.Stderr = o.env, &out, io.MultiWriter(&errs, testWriter{o.t})
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = time.Minute
 	err := cmd.Run()
