@@ -385,10 +385,10 @@ func TestScriptThatFails(t *testing.T) {
 	if doc, _ := json.Marshal(r); strings.Contains(string(doc), "hunter2") {
 		t.Errorf("a password is in the report: %s", doc)
 	}
-	console, err := os.ReadFile(filepath.Join(b.root, "dev/console"))
-	if err != nil || !strings.Contains(string(console), `"event":"verdict"`) || !strings.Contains(string(console), `"code":"script_exit"`) {
-		t.Errorf("console: %s, %v", console, err)
-	}
+	b.eventually("verdict on the console", func() bool {
+		console, err := os.ReadFile(filepath.Join(b.root, "dev/console"))
+		return err == nil && strings.Contains(string(console), `"event":"verdict"`) && strings.Contains(string(console), `"code":"script_exit"`)
+	})
 }
 
 func TestSettingsInUserData(t *testing.T) {

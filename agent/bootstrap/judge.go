@@ -273,5 +273,8 @@ func sentence(s string) string {
 	if !strings.HasSuffix(s, ".") {
 		s += "."
 	}
+	if strings.HasPrefix(s, "cloud-init") {
+		return s // its own name
+	}
 	return strings.ToUpper(s[:1]) + s[1:]
 }

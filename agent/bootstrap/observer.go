@@ -41,6 +41,8 @@ const (
 	// settle gathers what happens at once into one look: cloud-init replaces
 	// files several times a second.
 	settle = 30 * time.Millisecond
+	// lastLook is how long after the end the evidence is looked at again.
+	lastLook = 150 * time.Millisecond
 	// heartbeat bounds how late a change is noticed that nothing woke us for
 	// (a child of a unit, the disk). It is slow on purpose.
 	heartbeat = 20 * time.Second
@@ -58,6 +60,7 @@ func (o *Observer) Run(ctx context.Context) (Judgement, Evidence, error) {
 	if now == nil {
 		now = Now
 	}
+	looked := false
 	for {
 		f := o.Facts()
 		var units []Unit
@@ -73,9 +76,22 @@ func (o *Observer) Run(ctx context.Context) (Judgement, Evidence, error) {
 		if o.Progress != nil {
 			o.Progress(j, ev)
 		}
-		if j.Done {
-			return j, ev, nil
+		if ctx.Err() != nil {
+			return j, ev, ctx.Err() // Progress may end it
 		}
+		if j.Done {
+			if looked || f.Options.Deadline > 0 && clock.Uptime >= f.Options.Deadline {
+				return j, ev, nil
+			}
+			// What scripts wrote last passes through another process on its way
+			// to the log: one more look a moment later has it.
+			looked = true
+			if err := pause(ctx, lastLook); err != nil {
+				return j, ev, err
+			}
+			continue
+		}
+		looked = false
 		wait := heartbeat
 		if left := f.Options.Deadline - clock.Uptime; f.Options.Deadline > 0 && left < wait {
 			wait = max(left, 0) + time.Millisecond
@@ -91,10 +107,17 @@ func (o *Observer) Run(ctx context.Context) (Judgement, Evidence, error) {
 		case <-o.Changed:
 		}
 		timer.Stop()
-		select {
-		case <-ctx.Done():
-			return j, ev, ctx.Err()
-		case <-time.After(settle):
+		if err := pause(ctx, settle); err != nil {
+			return j, ev, err
 		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strconv"
+	"strings"
 
 	"mvdan.cc/sh/v3/syntax"
 
@@ -39,6 +40,9 @@ func ReadPayload(data []byte) Payload {
 		// Where the part has a name, people look for the line in the part.
 		if f.Part != "" && f.PartLine > 0 {
 			out.Line = f.PartLine
+		}
+		if out.File == "" && len(p.Scripts) == 1 && strings.HasPrefix(string(f.Code), "script_") {
+			out.File = p.Scripts[0] // as the instance calls it
 		}
 		p.Findings = append(p.Findings, out)
 	}

@@ -159,13 +159,17 @@ func (j *judge) syntax(c *report.Cause) bool {
 		c.Line, _ = strconv.Atoi(m[2])
 		c.Message = fmt.Sprintf("The script %s does not parse: syntax error on line %d%s.", c.File, c.Line, strings.TrimRight(m[3], "."))
 		c.Fix = "Correct it there, or where the quote, the if or the loop begins; what stood before did run."
-		// Lint may know better where it begins.
-		for _, f := range j.ev.Payload.Findings {
-			if f.Code == report.CodeScriptSyntax && f.File == c.File && f.Message != "" {
-				c.Fix += " " + sentence(f.Message)
-			}
-		}
 		return true
+	}
+	// The output may have no more room for it, or not have arrived yet. Shells
+	// end with 2 there, and the trap has nothing: no command ran.
+	for _, f := range j.ev.Payload.Findings {
+		if f.Code == report.CodeScriptSyntax && f.Error && f.File == c.File && c.ExitCode != nil && *c.ExitCode == 2 && j.last(c.File, c.ExitCode) == nil {
+			c.Code, c.Line, c.Column, c.Command = report.CodeScriptSyntax, f.Line, f.Column, ""
+			c.Message = sentence(fmt.Sprintf("the script %s does not parse: line %d: %s", c.File, f.Line, f.Message))
+			c.Fix = sentence(f.Fix)
+			return true
+		}
 	}
 	return false
 }

@@ -1,6 +1,6 @@
 package main
 
-import "github.com/urfave/cli/v2"
+import "github.com/lecafe/lecafe/internal/cli"
 
 // commands lists lecafe-agent's subcommands, one file each.
 func commands() []*cli.Command {

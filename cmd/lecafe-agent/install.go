@@ -4,8 +4,7 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/urfave/cli/v2"
-
+	"github.com/lecafe/lecafe/internal/cli"
 	"github.com/lecafe/lecafe/internal/exitcode"
 	"github.com/lecafe/lecafe/systemd"
 	"github.com/lecafe/lecafe/userdata/trap"

@@ -10,8 +10,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/urfave/cli/v2"
-
+	"github.com/lecafe/lecafe/internal/cli"
 	"github.com/lecafe/lecafe/internal/exitcode"
 	"github.com/lecafe/lecafe/internal/version"
 )
@@ -37,12 +36,10 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 
 func newApp() *cli.App {
 	return &cli.App{
-		Name:            "lecafe-agent",
-		Usage:           "prove that an instance is up, and carry its orders",
-		Version:         version.String(),
-		HideHelpCommand: true,
-		Commands:        commands(),
-		ExitErrHandler:  func(*cli.Context, error) {}, // run decides
+		Name:     "lecafe-agent",
+		Usage:    "prove that an instance is up, and carry its orders",
+		Version:  version.String(),
+		Commands: commands(),
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
 			return exitcode.With(exitcode.BadRequest, err)
 		},

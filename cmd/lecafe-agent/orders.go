@@ -12,10 +12,9 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
-	"github.com/urfave/cli/v2"
-
 	"github.com/lecafe/lecafe/agent/orders"
 	"github.com/lecafe/lecafe/agent/settings"
+	"github.com/lecafe/lecafe/internal/cli"
 	"github.com/lecafe/lecafe/internal/exitcode"
 	"github.com/lecafe/lecafe/systemd"
 )

@@ -9,10 +9,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/lecafe/lecafe/agent"
 	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/internal/cli"
 	"github.com/lecafe/lecafe/internal/exitcode"
 	"github.com/lecafe/lecafe/internal/version"
 	"github.com/lecafe/lecafe/systemd"

@@ -9,10 +9,9 @@ import (
 
 	"context"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/lecafe/lecafe/agent/orders"
 	"github.com/lecafe/lecafe/agent/orders/client"
+	"github.com/lecafe/lecafe/internal/cli"
 	"github.com/lecafe/lecafe/internal/exitcode"
 )
 

@@ -11,11 +11,10 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/lecafe/lecafe/agent/orders"
 	"github.com/lecafe/lecafe/agent/settings"
 	"github.com/lecafe/lecafe/agent/spool"
+	"github.com/lecafe/lecafe/internal/cli"
 	"github.com/lecafe/lecafe/internal/exitcode"
 )
 

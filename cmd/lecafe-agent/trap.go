@@ -1,8 +1,7 @@
 package main
 
 import (
-	"github.com/urfave/cli/v2"
-
+	"github.com/lecafe/lecafe/internal/cli"
 	"github.com/lecafe/lecafe/systemd"
 	"github.com/lecafe/lecafe/userdata/trap"
 )
