@@ -33,17 +33,17 @@ func (a *activity) close(at time.Time, status, message string) {
 
 // activityOut is https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_Activity.html
 type activityOut struct {
-	ID          string    `xml:"ActivityId"`
-	Group       string    `xml:"AutoScalingGroupName"`
-	GroupARN    string    `xml:"AutoScalingGroupARN"`
-	Description string    `xml:"Description"`
-	Cause       string    `xml:"Cause"`
-	Start       time.Time `xml:"StartTime"`
-	End         time.Time `xml:"EndTime"`
-	Status      string    `xml:"StatusCode"`
-	Message     string    `xml:"StatusMessage"`
-	Progress    int       `xml:"Progress"`
-	Details     string    `xml:"Details"`
+	ID          string    `out:"ActivityId"`
+	Group       string    `out:"AutoScalingGroupName"`
+	GroupARN    string    `out:"AutoScalingGroupARN"`
+	Description string    `out:"Description"`
+	Cause       string    `out:"Cause"`
+	Start       time.Time `out:"StartTime"`
+	End         time.Time `out:"EndTime"`
+	Status      string    `out:"StatusCode"`
+	Message     string    `out:"StatusMessage"`
+	Progress    int       `out:"Progress"`
+	Details     string    `out:"Details"`
 }
 
 func (a *activity) out(g *group) activityOut {
@@ -62,8 +62,8 @@ type activitiesIn struct {
 }
 
 type activitiesOut struct {
-	Activities []activityOut `xml:"Activities>member"`
-	NextToken  string        `xml:"NextToken"`
+	Activities []activityOut `out:"Activities>member"`
+	NextToken  string        `out:"NextToken"`
 }
 
 // describeActivities lists the newest first, at most 100 a page.

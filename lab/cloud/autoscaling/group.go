@@ -46,9 +46,9 @@ type zone struct {
 }
 
 type templateSpec struct {
-	ID      string `q:"LaunchTemplateId" xml:"LaunchTemplateId"`
-	Name    string `q:"LaunchTemplateName" xml:"LaunchTemplateName"`
-	Version string `xml:"Version"`
+	ID      string `q:"LaunchTemplateId" out:"LaunchTemplateId"`
+	Name    string `q:"LaunchTemplateName" out:"LaunchTemplateName"`
+	Version string `out:"Version"`
 }
 
 // ec2 names the template by its ID, once that is known.
@@ -84,7 +84,7 @@ type createIn struct {
 var policies = []string{"AllocationStrategy", "ClosestToNextInstanceHour", "Default", "NewestInstance", "OldestInstance", "OldestLaunchConfiguration", "OldestLaunchTemplate"}
 
 type policyTypesOut struct {
-	Types []string `xml:"TerminationPolicyTypes>member"`
+	Types []string `out:"TerminationPolicyTypes>member"`
 }
 
 // group finds one by name.

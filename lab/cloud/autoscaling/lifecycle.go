@@ -14,7 +14,7 @@ const (
 )
 
 type hookTypesOut struct {
-	Types []string `xml:"LifecycleHookTypes>member"`
+	Types []string `out:"LifecycleHookTypes>member"`
 }
 
 // hook is a lifecycle hook of a group.
@@ -134,17 +134,17 @@ type describeHooksIn struct {
 }
 
 type hookOut struct {
-	Name       string `xml:"LifecycleHookName"`
-	Group      string `xml:"AutoScalingGroupName"`
-	Transition string `xml:"LifecycleTransition"`
-	Metadata   string `xml:"NotificationMetadata"`
-	Heartbeat  int    `xml:"HeartbeatTimeout"`
-	Global     int    `xml:"GlobalTimeout"`
-	Result     string `xml:"DefaultResult"`
+	Name       string `out:"LifecycleHookName"`
+	Group      string `out:"AutoScalingGroupName"`
+	Transition string `out:"LifecycleTransition"`
+	Metadata   string `out:"NotificationMetadata"`
+	Heartbeat  int    `out:"HeartbeatTimeout"`
+	Global     int    `out:"GlobalTimeout"`
+	Result     string `out:"DefaultResult"`
 }
 
 type describeHooksOut struct {
-	Hooks []hookOut `xml:"LifecycleHooks>member"`
+	Hooks []hookOut `out:"LifecycleHooks>member"`
 }
 
 // https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeLifecycleHooks.html

@@ -92,7 +92,7 @@ type terminateIn struct {
 }
 
 type oneActivityOut struct {
-	Activity activityOut `xml:"Activity"`
+	Activity activityOut `out:"Activity"`
 }
 
 // https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_TerminateInstanceInAutoScalingGroup.html
@@ -120,7 +120,7 @@ func (c *call) terminateInstance(in *terminateIn) (any, error) {
 }
 
 type activityListOut struct {
-	Activities []activityOut `xml:"Activities>member"`
+	Activities []activityOut `out:"Activities>member"`
 }
 
 // leave lowers the desired capacity by n, which the minimum must allow.
@@ -218,21 +218,21 @@ func (c *call) detachInstances(in *instancesIn) (any, error) {
 }
 
 type templateOut struct {
-	ID      string `xml:"LaunchTemplateId"`
-	Name    string `xml:"LaunchTemplateName"`
-	Version string `xml:"Version"`
+	ID      string `out:"LaunchTemplateId"`
+	Name    string `out:"LaunchTemplateName"`
+	Version string `out:"Version"`
 }
 
 // memberOut is an instance both of a group and of DescribeAutoScalingInstances.
 type memberOut struct {
-	Instance  string      `xml:"InstanceId"`
-	Type      string      `xml:"InstanceType"`
-	Group     string      `xml:"AutoScalingGroupName"` // of the latter only
-	Zone      string      `xml:"AvailabilityZone"`
-	State     string      `xml:"LifecycleState"`
-	Health    string      `xml:"HealthStatus"`
-	Template  templateOut `xml:"LaunchTemplate"`
-	Protected bool        `xml:"ProtectedFromScaleIn"`
+	Instance  string      `out:"InstanceId"`
+	Type      string      `out:"InstanceType"`
+	Group     string      `out:"AutoScalingGroupName"` // of the latter only
+	Zone      string      `out:"AvailabilityZone"`
+	State     string      `out:"LifecycleState"`
+	Health    string      `out:"HealthStatus"`
+	Template  templateOut `out:"LaunchTemplate"`
+	Protected bool        `out:"ProtectedFromScaleIn"`
 }
 
 func (m *member) out() memberOut {
@@ -253,8 +253,8 @@ type describeInstancesIn struct {
 }
 
 type describeInstancesOut struct {
-	Instances []memberOut `xml:"AutoScalingInstances>member"`
-	NextToken string      `xml:"NextToken"`
+	Instances []memberOut `out:"AutoScalingInstances>member"`
+	NextToken string      `out:"NextToken"`
 }
 
 // describeInstances lists at most 50 a page, and takes at most 50 IDs; one that

@@ -35,14 +35,14 @@ type rollbackDetails struct {
 }
 
 type preferences struct {
-	MinHealthy   *int   `q:"MinHealthyPercentage" xml:"MinHealthyPercentage"`
-	MaxHealthy   *int   `q:"MaxHealthyPercentage" xml:"MaxHealthyPercentage"`
-	Warmup       *int   `q:"InstanceWarmup" xml:"InstanceWarmup"`
-	SkipMatching *bool  `xml:"SkipMatching"`
-	AutoRollback *bool  `xml:"AutoRollback"`
-	Protected    string `q:"ScaleInProtectedInstances" xml:"ScaleInProtectedInstances"`
-	Standby      string `q:"StandbyInstances" xml:"StandbyInstances"`
-	BakeTime     *int   `xml:"BakeTime"`
+	MinHealthy   *int   `q:"MinHealthyPercentage" out:"MinHealthyPercentage"`
+	MaxHealthy   *int   `q:"MaxHealthyPercentage" out:"MaxHealthyPercentage"`
+	Warmup       *int   `q:"InstanceWarmup" out:"InstanceWarmup"`
+	SkipMatching *bool  `out:"SkipMatching"`
+	AutoRollback *bool  `out:"AutoRollback"`
+	Protected    string `q:"ScaleInProtectedInstances" out:"ScaleInProtectedInstances"`
+	Standby      string `q:"StandbyInstances" out:"StandbyInstances"`
+	BakeTime     *int   `out:"BakeTime"`
 }
 
 type startIn struct {
@@ -53,11 +53,11 @@ type startIn struct {
 }
 
 type desiredConfig struct {
-	LaunchTemplate *templateSpec `xml:"LaunchTemplate"`
+	LaunchTemplate *templateSpec `out:"LaunchTemplate"`
 }
 
 type refreshIDOut struct {
-	ID string `xml:"InstanceRefreshId"`
+	ID string `out:"InstanceRefreshId"`
 }
 
 func (g *group) refreshing() *refresh {
@@ -438,30 +438,30 @@ type describeRefreshesIn struct {
 
 // refreshOut is https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_InstanceRefresh.html
 type refreshOut struct {
-	ID          string         `xml:"InstanceRefreshId"`
-	Group       string         `xml:"AutoScalingGroupName"`
-	Status      string         `xml:"Status"`
-	Reason      string         `xml:"StatusReason"`
-	Start       time.Time      `xml:"StartTime"`
-	End         time.Time      `xml:"EndTime"`
-	Percent     *int           `xml:"PercentageComplete"`
-	Left        *int           `xml:"InstancesToUpdate"`
-	Strategy    string         `xml:"Strategy"`
-	Preferences preferences    `xml:"Preferences"`
-	Desired     *desiredConfig `xml:"DesiredConfiguration"`
-	Rollback    *rollbackOut   `xml:"RollbackDetails"`
+	ID          string         `out:"InstanceRefreshId"`
+	Group       string         `out:"AutoScalingGroupName"`
+	Status      string         `out:"Status"`
+	Reason      string         `out:"StatusReason"`
+	Start       time.Time      `out:"StartTime"`
+	End         time.Time      `out:"EndTime"`
+	Percent     *int           `out:"PercentageComplete"`
+	Left        *int           `out:"InstancesToUpdate"`
+	Strategy    string         `out:"Strategy"`
+	Preferences preferences    `out:"Preferences"`
+	Desired     *desiredConfig `out:"DesiredConfiguration"`
+	Rollback    *rollbackOut   `out:"RollbackDetails"`
 }
 
 type rollbackOut struct {
-	Reason  string    `xml:"RollbackReason"`
-	Start   time.Time `xml:"RollbackStartTime"`
-	Percent int       `xml:"PercentageCompleteOnRollback"`
-	Left    int       `xml:"InstancesToUpdateOnRollback"`
+	Reason  string    `out:"RollbackReason"`
+	Start   time.Time `out:"RollbackStartTime"`
+	Percent int       `out:"PercentageCompleteOnRollback"`
+	Left    int       `out:"InstancesToUpdateOnRollback"`
 }
 
 type describeRefreshesOut struct {
-	Refreshes []refreshOut `xml:"InstanceRefreshes>member"`
-	NextToken string       `xml:"NextToken"`
+	Refreshes []refreshOut `out:"InstanceRefreshes>member"`
+	NextToken string       `out:"NextToken"`
 }
 
 // https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeInstanceRefreshes.html

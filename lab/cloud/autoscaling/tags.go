@@ -14,11 +14,11 @@ type tag struct {
 }
 
 type tagOut struct {
-	ResourceID   string `xml:"ResourceId"`
-	ResourceType string `xml:"ResourceType"`
-	Key          string `xml:"Key"`
-	Value        string `xml:"Value,keep"`
-	Propagate    bool   `xml:"PropagateAtLaunch"`
+	ResourceID   string `out:"ResourceId"`
+	ResourceType string `out:"ResourceType"`
+	Key          string `out:"Key"`
+	Value        string `out:"Value,keep"`
+	Propagate    bool   `out:"PropagateAtLaunch"`
 }
 
 // check applies the rules for tags; group is empty where any group may be
@@ -94,8 +94,8 @@ type describeTagsIn struct {
 }
 
 type describeTagsOut struct {
-	Tags      []tagOut `xml:"Tags>member"`
-	NextToken string   `xml:"NextToken"`
+	Tags      []tagOut `out:"Tags>member"`
+	NextToken string   `out:"NextToken"`
 }
 
 // https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeTags.html

@@ -8,31 +8,31 @@ import (
 
 // groupOut is https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_AutoScalingGroup.html
 type groupOut struct {
-	Name       string         `xml:"AutoScalingGroupName"`
-	ARN        string         `xml:"AutoScalingGroupARN"`
-	Template   templateOut    `xml:"LaunchTemplate"`
-	Min        int            `xml:"MinSize"`
-	Max        int            `xml:"MaxSize"`
-	Desired    int            `xml:"DesiredCapacity"`
-	Cooldown   int            `xml:"DefaultCooldown"`
-	Warmup     *int           `xml:"DefaultInstanceWarmup"`
-	Zones      []string       `xml:"AvailabilityZones>member"`
-	CheckType  string         `xml:"HealthCheckType"`
-	Grace      int            `xml:"HealthCheckGracePeriod"`
-	Instances  []memberOut    `xml:"Instances>member"`
-	Created    time.Time      `xml:"CreatedTime"`
-	Suspended  []suspendedOut `xml:"SuspendedProcesses>member"`
-	VPCZones   string         `xml:"VPCZoneIdentifier"`
-	Status     string         `xml:"Status"`
-	Tags       []tagOut       `xml:"Tags>member"`
-	Policies   []string       `xml:"TerminationPolicies>member"`
-	Protect    bool           `xml:"NewInstancesProtectedFromScaleIn"`
-	LinkedRole string         `xml:"ServiceLinkedRoleARN"`
+	Name       string         `out:"AutoScalingGroupName"`
+	ARN        string         `out:"AutoScalingGroupARN"`
+	Template   templateOut    `out:"LaunchTemplate"`
+	Min        int            `out:"MinSize"`
+	Max        int            `out:"MaxSize"`
+	Desired    int            `out:"DesiredCapacity"`
+	Cooldown   int            `out:"DefaultCooldown"`
+	Warmup     *int           `out:"DefaultInstanceWarmup"`
+	Zones      []string       `out:"AvailabilityZones>member"`
+	CheckType  string         `out:"HealthCheckType"`
+	Grace      int            `out:"HealthCheckGracePeriod"`
+	Instances  []memberOut    `out:"Instances>member"`
+	Created    time.Time      `out:"CreatedTime"`
+	Suspended  []suspendedOut `out:"SuspendedProcesses>member"`
+	VPCZones   string         `out:"VPCZoneIdentifier"`
+	Status     string         `out:"Status"`
+	Tags       []tagOut       `out:"Tags>member"`
+	Policies   []string       `out:"TerminationPolicies>member"`
+	Protect    bool           `out:"NewInstancesProtectedFromScaleIn"`
+	LinkedRole string         `out:"ServiceLinkedRoleARN"`
 }
 
 type suspendedOut struct {
-	Name   string `xml:"ProcessName"`
-	Reason string `xml:"SuspensionReason"`
+	Name   string `out:"ProcessName"`
+	Reason string `out:"SuspensionReason"`
 }
 
 func (g *group) arn() string {
@@ -80,8 +80,8 @@ type describeGroupsIn struct {
 }
 
 type describeGroupsOut struct {
-	Groups    []groupOut `xml:"AutoScalingGroups>member"`
-	NextToken string     `xml:"NextToken"`
+	Groups    []groupOut `out:"AutoScalingGroups>member"`
+	NextToken string     `out:"NextToken"`
 }
 
 // match reports whether a group has the tags that filters ask for; names that

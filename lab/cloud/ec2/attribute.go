@@ -15,9 +15,9 @@ type consoleIn struct {
 }
 
 type consoleOut struct {
-	InstanceID string    `xml:"instanceId"`
-	Timestamp  time.Time `xml:"timestamp"`
-	Output     string    `xml:"output"`
+	InstanceID string    `out:"instanceId"`
+	Timestamp  time.Time `out:"timestamp"`
+	Output     string    `out:"output"`
 }
 
 const maxConsole = 64 << 10
@@ -55,22 +55,22 @@ type instanceAttributeIn struct {
 }
 
 type flag struct {
-	Value bool `xml:"value"`
+	Value bool `out:"value"`
 }
 
 type instanceAttributeOut struct {
-	InstanceID      string      `xml:"instanceId"`
-	Shutdown        *value      `xml:"instanceInitiatedShutdownBehavior"`
-	UserData        *value      `xml:"userData"`
-	Type            *value      `xml:"instanceType"`
-	RootDevice      *value      `xml:"rootDeviceName"`
-	NoTermination   *flag       `xml:"disableApiTermination"`
-	NoStop          *flag       `xml:"disableApiStop"`
-	EbsOptimized    *flag       `xml:"ebsOptimized"`
-	EnaSupport      *flag       `xml:"enaSupport"`
-	SourceDestCheck *flag       `xml:"sourceDestCheck"`
-	Groups          []groupRef  `xml:"groupSet>item"`
-	Devices         []deviceOut `xml:"blockDeviceMapping>item"`
+	InstanceID      string      `out:"instanceId"`
+	Shutdown        *value      `out:"instanceInitiatedShutdownBehavior"`
+	UserData        *value      `out:"userData"`
+	Type            *value      `out:"instanceType"`
+	RootDevice      *value      `out:"rootDeviceName"`
+	NoTermination   *flag       `out:"disableApiTermination"`
+	NoStop          *flag       `out:"disableApiStop"`
+	EbsOptimized    *flag       `out:"ebsOptimized"`
+	EnaSupport      *flag       `out:"enaSupport"`
+	SourceDestCheck *flag       `out:"sourceDestCheck"`
+	Groups          []groupRef  `out:"groupSet>item"`
+	Devices         []deviceOut `out:"blockDeviceMapping>item"`
 }
 
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstanceAttribute.html
@@ -207,8 +207,8 @@ type modifyMetadataIn struct {
 }
 
 type modifyMetadataOut struct {
-	InstanceID string      `xml:"instanceId"`
-	Options    metadataOut `xml:"instanceMetadataOptions"`
+	InstanceID string      `out:"instanceId"`
+	Options    metadataOut `out:"instanceMetadataOptions"`
 }
 
 // modifyInstanceMetadataOptions answers with the state pending; the change is
@@ -240,26 +240,26 @@ type describeStatusIn struct {
 }
 
 type statusOut struct {
-	InstanceID string   `xml:"instanceId"`
-	AZ         string   `xml:"availabilityZone"`
-	State      state    `xml:"instanceState"`
-	System     checkOut `xml:"systemStatus"`
-	Instance   checkOut `xml:"instanceStatus"`
+	InstanceID string   `out:"instanceId"`
+	AZ         string   `out:"availabilityZone"`
+	State      state    `out:"instanceState"`
+	System     checkOut `out:"systemStatus"`
+	Instance   checkOut `out:"instanceStatus"`
 }
 
 type checkOut struct {
-	Status  string        `xml:"status"`
-	Details []checkDetail `xml:"details>item"`
+	Status  string        `out:"status"`
+	Details []checkDetail `out:"details>item"`
 }
 
 type checkDetail struct {
-	Name   string `xml:"name"`
-	Status string `xml:"status"`
+	Name   string `out:"name"`
+	Status string `out:"status"`
 }
 
 type describeStatusOut struct {
-	Statuses  []statusOut `xml:"instanceStatusSet>item"`
-	NextToken string      `xml:"nextToken"`
+	Statuses  []statusOut `out:"instanceStatusSet>item"`
+	NextToken string      `out:"nextToken"`
 }
 
 // status is ok, initializing, impaired, or not-applicable when not running.

@@ -17,13 +17,13 @@ type instancesIn struct {
 }
 
 type stateChangeOut struct {
-	InstanceID string `xml:"instanceId"`
-	Current    state  `xml:"currentState"`
-	Previous   state  `xml:"previousState"`
+	InstanceID string `out:"instanceId"`
+	Current    state  `out:"currentState"`
+	Previous   state  `out:"previousState"`
 }
 
 type stateChangesOut struct {
-	Instances []stateChangeOut `xml:"instancesSet>item"`
+	Instances []stateChangeOut `out:"instancesSet>item"`
 }
 
 // each applies do to every instance and answers with the changes of state.

@@ -116,9 +116,9 @@ type createGroupIn struct {
 }
 
 type createGroupOut struct {
-	ID   string `xml:"groupId"`
-	Arn  string `xml:"securityGroupArn"`
-	Tags []tag  `xml:"tagSet>item"`
+	ID   string `out:"groupId"`
+	Arn  string `out:"securityGroupArn"`
+	Tags []tag  `out:"tagSet>item"`
 }
 
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html
@@ -172,8 +172,8 @@ type groupIn struct {
 }
 
 type deleteGroupOut struct {
-	Return bool   `xml:"return"`
-	ID     string `xml:"groupId"`
+	Return bool   `out:"return"`
+	ID     string `out:"groupId"`
 }
 
 // deleteSecurityGroup refuses while an instance or another group uses it.
@@ -201,36 +201,36 @@ func (c *call) deleteSecurityGroup(in *groupIn) (any, error) {
 }
 
 type permission struct {
-	Protocol    string       `q:"IpProtocol" xml:"ipProtocol"`
-	From        *int         `q:"FromPort" xml:"fromPort"`
-	To          *int         `q:"ToPort" xml:"toPort"`
-	Groups      []groupPair  `q:"Groups" xml:"groups>item"`
-	Ranges      []ipRange    `q:"IpRanges" xml:"ipRanges>item"`
-	Ranges6     []ipRange6   `q:"Ipv6Ranges" xml:"ipv6Ranges>item"`
-	PrefixLists []prefixList `q:"PrefixListIds" xml:"prefixListIds>item"`
+	Protocol    string       `q:"IpProtocol" out:"ipProtocol"`
+	From        *int         `q:"FromPort" out:"fromPort"`
+	To          *int         `q:"ToPort" out:"toPort"`
+	Groups      []groupPair  `q:"Groups" out:"groups>item"`
+	Ranges      []ipRange    `q:"IpRanges" out:"ipRanges>item"`
+	Ranges6     []ipRange6   `q:"Ipv6Ranges" out:"ipv6Ranges>item"`
+	PrefixLists []prefixList `q:"PrefixListIds" out:"prefixListIds>item"`
 }
 
 type groupPair struct {
-	GroupID     string `q:"GroupId" xml:"groupId"`
-	GroupName   string `xml:"groupName"`
-	UserID      string `q:"UserId" xml:"userId"`
-	VpcID       string `q:"VpcId" xml:"vpcId"`
-	Description string `xml:"description"`
+	GroupID     string `q:"GroupId" out:"groupId"`
+	GroupName   string `out:"groupName"`
+	UserID      string `q:"UserId" out:"userId"`
+	VpcID       string `q:"VpcId" out:"vpcId"`
+	Description string `out:"description"`
 }
 
 type ipRange struct {
-	Cidr        string `q:"CidrIp" xml:"cidrIp"`
-	Description string `xml:"description"`
+	Cidr        string `q:"CidrIp" out:"cidrIp"`
+	Description string `out:"description"`
 }
 
 type ipRange6 struct {
-	Cidr        string `q:"CidrIpv6" xml:"cidrIpv6"`
-	Description string `xml:"description"`
+	Cidr        string `q:"CidrIpv6" out:"cidrIpv6"`
+	Description string `out:"description"`
 }
 
 type prefixList struct {
-	ID          string `q:"PrefixListId" xml:"prefixListId"`
-	Description string `xml:"description"`
+	ID          string `q:"PrefixListId" out:"prefixListId"`
+	Description string `out:"description"`
 }
 
 type ruleIn struct {

@@ -8,25 +8,25 @@ import (
 )
 
 type ruleOut struct {
-	ID          string           `xml:"securityGroupRuleId"`
-	GroupID     string           `xml:"groupId"`
-	Owner       string           `xml:"groupOwnerId"`
-	Egress      bool             `xml:"isEgress"`
-	Protocol    string           `xml:"ipProtocol"`
-	From        int              `xml:"fromPort"`
-	To          int              `xml:"toPort"`
-	CIDR4       string           `xml:"cidrIpv4"`
-	CIDR6       string           `xml:"cidrIpv6"`
-	PrefixList  string           `xml:"prefixListId"`
-	Referenced  *referencedGroup `xml:"referencedGroupInfo"`
-	Description string           `xml:"description"`
-	Tags        []tag            `xml:"tagSet>item"`
+	ID          string           `out:"securityGroupRuleId"`
+	GroupID     string           `out:"groupId"`
+	Owner       string           `out:"groupOwnerId"`
+	Egress      bool             `out:"isEgress"`
+	Protocol    string           `out:"ipProtocol"`
+	From        int              `out:"fromPort"`
+	To          int              `out:"toPort"`
+	CIDR4       string           `out:"cidrIpv4"`
+	CIDR6       string           `out:"cidrIpv6"`
+	PrefixList  string           `out:"prefixListId"`
+	Referenced  *referencedGroup `out:"referencedGroupInfo"`
+	Description string           `out:"description"`
+	Tags        []tag            `out:"tagSet>item"`
 }
 
 type referencedGroup struct {
-	GroupID string `xml:"groupId"`
-	UserID  string `xml:"userId"`
-	VpcID   string `xml:"vpcId"`
+	GroupID string `out:"groupId"`
+	UserID  string `out:"userId"`
+	VpcID   string `out:"vpcId"`
 }
 
 func (r rule) out(g *securityGroup, egress bool) ruleOut {
@@ -44,8 +44,8 @@ func (r rule) out(g *securityGroup, egress bool) ruleOut {
 }
 
 type authorizeOut struct {
-	Return bool      `xml:"return"`
-	Rules  []ruleOut `xml:"securityGroupRuleSet>item"`
+	Return bool      `out:"return"`
+	Rules  []ruleOut `out:"securityGroupRuleSet>item"`
 }
 
 func (c *call) authorizeIngress(in *ruleIn) (any, error) { return c.authorize(in, false) }
@@ -93,15 +93,15 @@ func (c *call) authorize(in *ruleIn, egress bool) (any, error) {
 }
 
 type revokeOut struct {
-	Return bool         `xml:"return"`
-	Rules  []revokedOut `xml:"revokedSecurityGroupRuleSet>item"`
+	Return bool         `out:"return"`
+	Rules  []revokedOut `out:"revokedSecurityGroupRuleSet>item"`
 }
 
 type revokedOut struct {
-	ID       string `xml:"securityGroupRuleId"`
-	GroupID  string `xml:"groupId"`
-	Egress   bool   `xml:"isEgress"`
-	Protocol string `xml:"ipProtocol"`
+	ID       string `out:"securityGroupRuleId"`
+	GroupID  string `out:"groupId"`
+	Egress   bool   `out:"isEgress"`
+	Protocol string `out:"ipProtocol"`
 }
 
 func (c *call) revokeIngress(in *ruleIn) (any, error) { return c.revoke(in, false) }
@@ -149,15 +149,15 @@ func (c *call) revoke(in *ruleIn, egress bool) (any, error) {
 }
 
 type groupOut struct {
-	ID          string       `xml:"groupId"`
-	Arn         string       `xml:"securityGroupArn"`
-	Name        string       `xml:"groupName"`
-	Description string       `xml:"groupDescription"`
-	Owner       string       `xml:"ownerId"`
-	VpcID       string       `xml:"vpcId"`
-	Ingress     []permission `xml:"ipPermissions>item"`
-	Egress      []permission `xml:"ipPermissionsEgress>item"`
-	Tags        []tag        `xml:"tagSet>item"`
+	ID          string       `out:"groupId"`
+	Arn         string       `out:"securityGroupArn"`
+	Name        string       `out:"groupName"`
+	Description string       `out:"groupDescription"`
+	Owner       string       `out:"ownerId"`
+	VpcID       string       `out:"vpcId"`
+	Ingress     []permission `out:"ipPermissions>item"`
+	Egress      []permission `out:"ipPermissionsEgress>item"`
+	Tags        []tag        `out:"tagSet>item"`
 }
 
 // permissions puts rules of the same protocol and ports together, as
@@ -196,8 +196,8 @@ type describeGroupsIn struct {
 }
 
 type describeGroupsOut struct {
-	Groups    []groupOut `xml:"securityGroupInfo>item"`
-	NextToken string     `xml:"nextToken"`
+	Groups    []groupOut `out:"securityGroupInfo>item"`
+	NextToken string     `out:"nextToken"`
 }
 
 func each(rules []rule, f func(rule) string) []string {
@@ -273,7 +273,7 @@ type describeRulesIn struct {
 }
 
 type describeRulesOut struct {
-	Rules []ruleOut `xml:"securityGroupRuleSet>item"`
+	Rules []ruleOut `out:"securityGroupRuleSet>item"`
 }
 
 // ruleRow makes a rule filterable.

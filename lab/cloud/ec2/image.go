@@ -39,10 +39,10 @@ type imageSource struct {
 }
 
 type launchPermission struct {
-	Group                 string `xml:"group"`
-	UserID                string `q:"UserId" xml:"userId"`
-	OrganizationArn       string `xml:"organizationArn"`
-	OrganizationalUnitArn string `xml:"organizationalUnitArn"`
+	Group                 string `out:"group"`
+	UserID                string `q:"UserId" out:"userId"`
+	OrganizationArn       string `out:"organizationArn"`
+	OrganizationalUnitArn string `out:"organizationalUnitArn"`
 }
 
 func (i *image) public() bool {

@@ -8,7 +8,7 @@ import (
 )
 
 type value struct {
-	Value string `xml:"value"`
+	Value string `out:"value"`
 }
 
 type modifyImageIn struct {
@@ -143,13 +143,13 @@ type imageAttributeIn struct {
 }
 
 type imageAttributeOut struct {
-	ImageID     string             `xml:"imageId"`
-	Description *value             `xml:"description"`
-	ImdsSupport *value             `xml:"imdsSupport"`
-	BootMode    *value             `xml:"bootMode"`
-	Protection  *value             `xml:"deregistrationProtection"`
-	Permissions []launchPermission `xml:"launchPermission>item"`
-	Devices     []blockDevice      `xml:"blockDeviceMapping>item"`
+	ImageID     string             `out:"imageId"`
+	Description *value             `out:"description"`
+	ImdsSupport *value             `out:"imdsSupport"`
+	BootMode    *value             `out:"bootMode"`
+	Protection  *value             `out:"deregistrationProtection"`
+	Permissions []launchPermission `out:"launchPermission>item"`
+	Devices     []blockDevice      `out:"blockDeviceMapping>item"`
 }
 
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeImageAttribute.html
@@ -198,13 +198,13 @@ type deregisterIn struct {
 }
 
 type deregisterOut struct {
-	Return  bool              `xml:"return"`
-	Results []deletedSnapshot `xml:"deleteSnapshotResultSet>item"`
+	Return  bool              `out:"return"`
+	Results []deletedSnapshot `out:"deleteSnapshotResultSet>item"`
 }
 
 type deletedSnapshot struct {
-	ID   string `xml:"snapshotId"`
-	Code string `xml:"returnCode"`
+	ID   string `out:"snapshotId"`
+	Code string `out:"returnCode"`
 }
 
 // deregisterImage leaves the snapshots, unless they are to go too, and no
@@ -316,7 +316,7 @@ func (c *call) enableImage(in *imageIn) (any, error) {
 }
 
 type protectionOut struct {
-	Return string `xml:"return"`
+	Return string `out:"return"`
 }
 
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_EnableImageDeregistrationProtection.html

@@ -20,7 +20,7 @@ type createImageIn struct {
 }
 
 type imageIDOut struct {
-	ImageID string `xml:"imageId"`
+	ImageID string `out:"imageId"`
 }
 
 // createImage is CreateImage: the image and its snapshots are pending when it

@@ -9,35 +9,35 @@ import (
 
 // imageOut is https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Image.html
 type imageOut struct {
-	ImageID         string        `xml:"imageId"`
-	Location        string        `xml:"imageLocation"`
-	State           string        `xml:"imageState"`
-	StateReason     *reason       `xml:"stateReason"`
-	OwnerID         string        `xml:"imageOwnerId"`
-	OwnerAlias      string        `xml:"imageOwnerAlias"`
-	Created         time.Time     `xml:"creationDate"`
-	Public          bool          `xml:"isPublic"`
-	Architecture    string        `xml:"architecture"`
-	Type            string        `xml:"imageType"`
-	Name            string        `xml:"name"`
-	Description     string        `xml:"description"`
-	RootDeviceType  string        `xml:"rootDeviceType"`
-	RootDeviceName  string        `xml:"rootDeviceName"`
-	Devices         []blockDevice `xml:"blockDeviceMapping>item"`
-	Virtualization  string        `xml:"virtualizationType"`
-	Tags            []tag         `xml:"tagSet>item"`
-	Hypervisor      string        `xml:"hypervisor"`
-	EnaSupport      bool          `xml:"enaSupport"`
-	PlatformDetails string        `xml:"platformDetails"`
-	UsageOperation  string        `xml:"usageOperation"`
-	BootMode        string        `xml:"bootMode"`
-	ImdsSupport     string        `xml:"imdsSupport"`
-	Deprecation     time.Time     `xml:"deprecationTime"`
-	Protection      string        `xml:"deregistrationProtection"`
-	SourceInstance  string        `xml:"sourceInstanceId"`
-	SourceImage     string        `xml:"sourceImageId"`
-	SourceRegion    string        `xml:"sourceImageRegion"`
-	LastLaunched    time.Time     `xml:"lastLaunchedTime"`
+	ImageID         string        `out:"imageId"`
+	Location        string        `out:"imageLocation"`
+	State           string        `out:"imageState"`
+	StateReason     *reason       `out:"stateReason"`
+	OwnerID         string        `out:"imageOwnerId"`
+	OwnerAlias      string        `out:"imageOwnerAlias"`
+	Created         time.Time     `out:"creationDate"`
+	Public          bool          `out:"isPublic"`
+	Architecture    string        `out:"architecture"`
+	Type            string        `out:"imageType"`
+	Name            string        `out:"name"`
+	Description     string        `out:"description"`
+	RootDeviceType  string        `out:"rootDeviceType"`
+	RootDeviceName  string        `out:"rootDeviceName"`
+	Devices         []blockDevice `out:"blockDeviceMapping>item"`
+	Virtualization  string        `out:"virtualizationType"`
+	Tags            []tag         `out:"tagSet>item"`
+	Hypervisor      string        `out:"hypervisor"`
+	EnaSupport      bool          `out:"enaSupport"`
+	PlatformDetails string        `out:"platformDetails"`
+	UsageOperation  string        `out:"usageOperation"`
+	BootMode        string        `out:"bootMode"`
+	ImdsSupport     string        `out:"imdsSupport"`
+	Deprecation     time.Time     `out:"deprecationTime"`
+	Protection      string        `out:"deregistrationProtection"`
+	SourceInstance  string        `out:"sourceInstanceId"`
+	SourceImage     string        `out:"sourceImageId"`
+	SourceRegion    string        `out:"sourceImageRegion"`
+	LastLaunched    time.Time     `out:"lastLaunchedTime"`
 }
 
 func (i *image) out() imageOut {
@@ -119,8 +119,8 @@ type describeImagesIn struct {
 }
 
 type describeImagesOut struct {
-	Images    []imageOut `xml:"imagesSet>item"`
-	NextToken string     `xml:"nextToken"`
+	Images    []imageOut `out:"imagesSet>item"`
+	NextToken string     `out:"nextToken"`
 }
 
 // describeImages leaves out, of images not asked for by ID, deprecated ones of

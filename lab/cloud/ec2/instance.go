@@ -14,8 +14,8 @@ import (
 // state is an instance's, with EC2's code for it:
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceState.html
 type state struct {
-	Code int    `xml:"code"`
-	Name string `xml:"name"`
+	Code int    `out:"code"`
+	Name string `out:"name"`
 }
 
 var (
@@ -28,8 +28,8 @@ var (
 )
 
 type reason struct {
-	Code    string `xml:"code"`
-	Message string `xml:"message"`
+	Code    string `out:"code"`
+	Message string `out:"message"`
 }
 
 type instance struct {
@@ -76,8 +76,8 @@ type instance struct {
 }
 
 type groupRef struct {
-	ID   string `xml:"groupId"`
-	Name string `xml:"groupName"`
+	ID   string `out:"groupId"`
+	Name string `out:"groupName"`
 }
 
 // attached is a volume in its place.
@@ -88,12 +88,12 @@ type attached struct {
 }
 
 type metadataOut struct {
-	State                   string `xml:"state"`
-	HTTPTokens              string `xml:"httpTokens"`
-	HTTPPutResponseHopLimit int    `xml:"httpPutResponseHopLimit"`
-	HTTPEndpoint            string `xml:"httpEndpoint"`
-	HTTPProtocolIPv6        string `xml:"httpProtocolIpv6"`
-	InstanceMetadataTags    string `xml:"instanceMetadataTags"`
+	State                   string `out:"state"`
+	HTTPTokens              string `out:"httpTokens"`
+	HTTPPutResponseHopLimit int    `out:"httpPutResponseHopLimit"`
+	HTTPEndpoint            string `out:"httpEndpoint"`
+	HTTPProtocolIPv6        string `out:"httpProtocolIpv6"`
+	InstanceMetadataTags    string `out:"instanceMetadataTags"`
 }
 
 type profile struct {

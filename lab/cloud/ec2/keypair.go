@@ -46,11 +46,11 @@ type keyIn struct {
 }
 
 type keyOut struct {
-	Name        string `xml:"keyName"`
-	ID          string `xml:"keyPairId"`
-	Fingerprint string `xml:"keyFingerprint"`
-	Material    string `xml:"keyMaterial"`
-	Tags        []tag  `xml:"tagSet>item"`
+	Name        string `out:"keyName"`
+	ID          string `out:"keyPairId"`
+	Fingerprint string `out:"keyFingerprint"`
+	Material    string `out:"keyMaterial"`
+	Tags        []tag  `out:"tagSet>item"`
 }
 
 // addKey checks the name, which must be new in the region:
@@ -168,8 +168,8 @@ type deleteKeyIn struct {
 }
 
 type deleteKeyOut struct {
-	Return bool   `xml:"return"`
-	ID     string `xml:"keyPairId"`
+	Return bool   `out:"return"`
+	ID     string `out:"keyPairId"`
 }
 
 // deleteKeyPair succeeds for a key that is not there:
@@ -195,17 +195,17 @@ type describeKeysIn struct {
 }
 
 type keyInfo struct {
-	Name        string    `xml:"keyName"`
-	ID          string    `xml:"keyPairId"`
-	Fingerprint string    `xml:"keyFingerprint"`
-	Kind        string    `xml:"keyType"`
-	Public      string    `xml:"publicKey"`
-	Created     time.Time `xml:"createTime"`
-	Tags        []tag     `xml:"tagSet>item"`
+	Name        string    `out:"keyName"`
+	ID          string    `out:"keyPairId"`
+	Fingerprint string    `out:"keyFingerprint"`
+	Kind        string    `out:"keyType"`
+	Public      string    `out:"publicKey"`
+	Created     time.Time `out:"createTime"`
+	Tags        []tag     `out:"tagSet>item"`
 }
 
 type describeKeysOut struct {
-	Keys []keyInfo `xml:"keySet>item"`
+	Keys []keyInfo `out:"keySet>item"`
 }
 
 var keyFilters = filters[*keyPair]{

@@ -10,106 +10,106 @@ import (
 // launchData is what a launch template version holds and RunInstances takes:
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RequestLaunchTemplateData.html
 type launchData struct {
-	ImageID               string           `q:"ImageId" xml:"imageId"`
-	InstanceType          string           `xml:"instanceType"`
-	KeyName               string           `xml:"keyName"`
-	UserData              string           `xml:"userData"`
-	IamInstanceProfile    *profileSpec     `xml:"iamInstanceProfile"`
-	BlockDevices          []blockDevice    `q:"BlockDeviceMapping" xml:"blockDeviceMappingSet>item"`
-	NetworkInterfaces     []interfaceSpec  `q:"NetworkInterface" xml:"networkInterfaceSet>item"`
-	SecurityGroupIDs      []string         `q:"SecurityGroupId" xml:"securityGroupIdSet>item"`
-	SecurityGroups        []string         `q:"SecurityGroup" xml:"securityGroupSet>item"`
-	TagSpecs              []tagSpec        `q:"TagSpecification" xml:"tagSpecificationSet>item"`
-	MetadataOptions       *metadataSpec    `xml:"metadataOptions"`
-	Monitoring            *enabled         `xml:"monitoring"`
-	Placement             *placement       `xml:"placement"`
-	ShutdownBehavior      string           `q:"InstanceInitiatedShutdownBehavior" xml:"instanceInitiatedShutdownBehavior"`
-	DisableAPITermination *bool            `q:"DisableApiTermination" xml:"disableApiTermination"`
-	DisableAPIStop        *bool            `q:"DisableApiStop" xml:"disableApiStop"`
-	EbsOptimized          *bool            `xml:"ebsOptimized"`
-	CreditSpecification   *creditSpec      `xml:"creditSpecification"`
-	MarketOptions         *marketOptions   `q:"InstanceMarketOptions" xml:"instanceMarketOptions"`
-	EnclaveOptions        *enabled         `xml:"enclaveOptions"`
-	MaintenanceOptions    *autoRecovery    `xml:"maintenanceOptions"`
-	PrivateDNSNameOptions *privateDNSNames `q:"PrivateDnsNameOptions" xml:"privateDnsNameOptions"`
+	ImageID               string           `q:"ImageId" out:"imageId"`
+	InstanceType          string           `out:"instanceType"`
+	KeyName               string           `out:"keyName"`
+	UserData              string           `out:"userData"`
+	IamInstanceProfile    *profileSpec     `out:"iamInstanceProfile"`
+	BlockDevices          []blockDevice    `q:"BlockDeviceMapping" out:"blockDeviceMappingSet>item"`
+	NetworkInterfaces     []interfaceSpec  `q:"NetworkInterface" out:"networkInterfaceSet>item"`
+	SecurityGroupIDs      []string         `q:"SecurityGroupId" out:"securityGroupIdSet>item"`
+	SecurityGroups        []string         `q:"SecurityGroup" out:"securityGroupSet>item"`
+	TagSpecs              []tagSpec        `q:"TagSpecification" out:"tagSpecificationSet>item"`
+	MetadataOptions       *metadataSpec    `out:"metadataOptions"`
+	Monitoring            *enabled         `out:"monitoring"`
+	Placement             *placement       `out:"placement"`
+	ShutdownBehavior      string           `q:"InstanceInitiatedShutdownBehavior" out:"instanceInitiatedShutdownBehavior"`
+	DisableAPITermination *bool            `q:"DisableApiTermination" out:"disableApiTermination"`
+	DisableAPIStop        *bool            `q:"DisableApiStop" out:"disableApiStop"`
+	EbsOptimized          *bool            `out:"ebsOptimized"`
+	CreditSpecification   *creditSpec      `out:"creditSpecification"`
+	MarketOptions         *marketOptions   `q:"InstanceMarketOptions" out:"instanceMarketOptions"`
+	EnclaveOptions        *enabled         `out:"enclaveOptions"`
+	MaintenanceOptions    *autoRecovery    `out:"maintenanceOptions"`
+	PrivateDNSNameOptions *privateDNSNames `q:"PrivateDnsNameOptions" out:"privateDnsNameOptions"`
 }
 
 type profileSpec struct {
-	Arn  string `xml:"arn"`
-	Name string `xml:"name"`
+	Arn  string `out:"arn"`
+	Name string `out:"name"`
 }
 
 type blockDevice struct {
-	DeviceName  string  `xml:"deviceName"`
-	Ebs         *ebs    `xml:"ebs"`
-	NoDevice    *string `xml:"noDevice"`
-	VirtualName string  `xml:"virtualName"`
+	DeviceName  string  `out:"deviceName"`
+	Ebs         *ebs    `out:"ebs"`
+	NoDevice    *string `out:"noDevice"`
+	VirtualName string  `out:"virtualName"`
 }
 
 type ebs struct {
-	DeleteOnTermination *bool  `xml:"deleteOnTermination"`
-	Encrypted           *bool  `xml:"encrypted"`
-	Iops                *int   `xml:"iops"`
-	KmsKeyID            string `q:"KmsKeyId" xml:"kmsKeyId"`
-	SnapshotID          string `q:"SnapshotId" xml:"snapshotId"`
-	Throughput          *int   `xml:"throughput"`
-	VolumeSize          *int   `xml:"volumeSize"`
-	VolumeType          string `xml:"volumeType"`
+	DeleteOnTermination *bool  `out:"deleteOnTermination"`
+	Encrypted           *bool  `out:"encrypted"`
+	Iops                *int   `out:"iops"`
+	KmsKeyID            string `q:"KmsKeyId" out:"kmsKeyId"`
+	SnapshotID          string `q:"SnapshotId" out:"snapshotId"`
+	Throughput          *int   `out:"throughput"`
+	VolumeSize          *int   `out:"volumeSize"`
+	VolumeType          string `out:"volumeType"`
 }
 
 type interfaceSpec struct {
-	DeviceIndex              *int     `xml:"deviceIndex"`
-	NetworkCardIndex         *int     `xml:"networkCardIndex"`
-	AssociatePublicIPAddress *bool    `q:"AssociatePublicIpAddress" xml:"associatePublicIpAddress"`
-	DeleteOnTermination      *bool    `xml:"deleteOnTermination"`
-	Description              string   `xml:"description"`
-	Groups                   []string `q:"SecurityGroupId" xml:"groupSet>groupId"`
-	InterfaceType            string   `xml:"interfaceType"`
-	PrivateIPAddress         string   `q:"PrivateIpAddress" xml:"privateIpAddress"`
-	SubnetID                 string   `q:"SubnetId" xml:"subnetId"`
+	DeviceIndex              *int     `out:"deviceIndex"`
+	NetworkCardIndex         *int     `out:"networkCardIndex"`
+	AssociatePublicIPAddress *bool    `q:"AssociatePublicIpAddress" out:"associatePublicIpAddress"`
+	DeleteOnTermination      *bool    `out:"deleteOnTermination"`
+	Description              string   `out:"description"`
+	Groups                   []string `q:"SecurityGroupId" out:"groupSet>groupId"`
+	InterfaceType            string   `out:"interfaceType"`
+	PrivateIPAddress         string   `q:"PrivateIpAddress" out:"privateIpAddress"`
+	SubnetID                 string   `q:"SubnetId" out:"subnetId"`
 }
 
 type metadataSpec struct {
-	HTTPEndpoint            string `q:"HttpEndpoint" xml:"httpEndpoint"`
-	HTTPProtocolIPv6        string `q:"HttpProtocolIpv6" xml:"httpProtocolIpv6"`
-	HTTPPutResponseHopLimit *int   `q:"HttpPutResponseHopLimit" xml:"httpPutResponseHopLimit"`
-	HTTPTokens              string `q:"HttpTokens" xml:"httpTokens"`
-	InstanceMetadataTags    string `xml:"instanceMetadataTags"`
+	HTTPEndpoint            string `q:"HttpEndpoint" out:"httpEndpoint"`
+	HTTPProtocolIPv6        string `q:"HttpProtocolIpv6" out:"httpProtocolIpv6"`
+	HTTPPutResponseHopLimit *int   `q:"HttpPutResponseHopLimit" out:"httpPutResponseHopLimit"`
+	HTTPTokens              string `q:"HttpTokens" out:"httpTokens"`
+	InstanceMetadataTags    string `out:"instanceMetadataTags"`
 }
 
 type enabled struct {
-	Enabled bool `xml:"enabled"`
+	Enabled bool `out:"enabled"`
 }
 
 type placement struct {
-	Affinity         string `xml:"affinity"`
-	AvailabilityZone string `xml:"availabilityZone"`
-	GroupName        string `xml:"groupName"`
-	Tenancy          string `xml:"tenancy"`
+	Affinity         string `out:"affinity"`
+	AvailabilityZone string `out:"availabilityZone"`
+	GroupName        string `out:"groupName"`
+	Tenancy          string `out:"tenancy"`
 }
 
 type creditSpec struct {
-	CPUCredits string `q:"CpuCredits" xml:"cpuCredits"`
+	CPUCredits string `q:"CpuCredits" out:"cpuCredits"`
 }
 
 type marketOptions struct {
-	MarketType  string       `xml:"marketType"`
-	SpotOptions *spotOptions `xml:"spotOptions"`
+	MarketType  string       `out:"marketType"`
+	SpotOptions *spotOptions `out:"spotOptions"`
 }
 
 type spotOptions struct {
-	MaxPrice             string `xml:"maxPrice"`
-	SpotInstanceType     string `xml:"spotInstanceType"`
-	InterruptionBehavior string `q:"InstanceInterruptionBehavior" xml:"instanceInterruptionBehavior"`
+	MaxPrice             string `out:"maxPrice"`
+	SpotInstanceType     string `out:"spotInstanceType"`
+	InterruptionBehavior string `q:"InstanceInterruptionBehavior" out:"instanceInterruptionBehavior"`
 }
 
 type autoRecovery struct {
-	AutoRecovery string `xml:"autoRecovery"`
+	AutoRecovery string `out:"autoRecovery"`
 }
 
 type privateDNSNames struct {
-	HostnameType                 string `xml:"hostnameType"`
-	EnableResourceNameDNSARecord *bool  `q:"EnableResourceNameDnsARecord" xml:"enableResourceNameDnsARecord"`
+	HostnameType                 string `out:"hostnameType"`
+	EnableResourceNameDNSARecord *bool  `q:"EnableResourceNameDnsARecord" out:"enableResourceNameDnsARecord"`
 }
 
 // over returns base with every parameter that d has in place of its own. A

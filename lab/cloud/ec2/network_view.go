@@ -10,14 +10,14 @@ import (
 )
 
 type vpcOut struct {
-	ID        string `xml:"vpcId"`
-	State     string `xml:"state"`
-	CIDR      string `xml:"cidrBlock"`
-	DHCP      string `xml:"dhcpOptionsId"`
-	Tenancy   string `xml:"instanceTenancy"`
-	IsDefault bool   `xml:"isDefault"`
-	Owner     string `xml:"ownerId"`
-	Tags      []tag  `xml:"tagSet>item"`
+	ID        string `out:"vpcId"`
+	State     string `out:"state"`
+	CIDR      string `out:"cidrBlock"`
+	DHCP      string `out:"dhcpOptionsId"`
+	Tenancy   string `out:"instanceTenancy"`
+	IsDefault bool   `out:"isDefault"`
+	Owner     string `out:"ownerId"`
+	Tags      []tag  `out:"tagSet>item"`
 }
 
 type describeVpcsIn struct {
@@ -28,8 +28,8 @@ type describeVpcsIn struct {
 }
 
 type describeVpcsOut struct {
-	Vpcs      []vpcOut `xml:"vpcSet>item"`
-	NextToken string   `xml:"nextToken"`
+	Vpcs      []vpcOut `out:"vpcSet>item"`
+	NextToken string   `out:"nextToken"`
 }
 
 var vpcFilters = filters[*vpc]{
@@ -60,18 +60,18 @@ func (c *call) describeVpcs(in *describeVpcsIn) (any, error) {
 }
 
 type subnetOut struct {
-	ID           string `xml:"subnetId"`
-	Arn          string `xml:"subnetArn"`
-	State        string `xml:"state"`
-	VpcID        string `xml:"vpcId"`
-	CIDR         string `xml:"cidrBlock"`
-	Free         int    `xml:"availableIpAddressCount"`
-	AZ           string `xml:"availabilityZone"`
-	AZID         string `xml:"availabilityZoneId"`
-	DefaultForAz bool   `xml:"defaultForAz"`
-	MapPublicIP  bool   `xml:"mapPublicIpOnLaunch"`
-	Owner        string `xml:"ownerId"`
-	Tags         []tag  `xml:"tagSet>item"`
+	ID           string `out:"subnetId"`
+	Arn          string `out:"subnetArn"`
+	State        string `out:"state"`
+	VpcID        string `out:"vpcId"`
+	CIDR         string `out:"cidrBlock"`
+	Free         int    `out:"availableIpAddressCount"`
+	AZ           string `out:"availabilityZone"`
+	AZID         string `out:"availabilityZoneId"`
+	DefaultForAz bool   `out:"defaultForAz"`
+	MapPublicIP  bool   `out:"mapPublicIpOnLaunch"`
+	Owner        string `out:"ownerId"`
+	Tags         []tag  `out:"tagSet>item"`
 }
 
 type describeSubnetsIn struct {
@@ -82,8 +82,8 @@ type describeSubnetsIn struct {
 }
 
 type describeSubnetsOut struct {
-	Subnets   []subnetOut `xml:"subnetSet>item"`
-	NextToken string      `xml:"nextToken"`
+	Subnets   []subnetOut `out:"subnetSet>item"`
+	NextToken string      `out:"nextToken"`
 }
 
 var subnetFilters = filters[*subnet]{
@@ -140,17 +140,17 @@ type zonesIn struct {
 }
 
 type zoneOut struct {
-	Name   string `xml:"zoneName"`
-	ID     string `xml:"zoneId"`
-	State  string `xml:"zoneState"`
-	Region string `xml:"regionName"`
-	Type   string `xml:"zoneType"`
-	OptIn  string `xml:"optInStatus"`
-	Group  string `xml:"groupName"`
+	Name   string `out:"zoneName"`
+	ID     string `out:"zoneId"`
+	State  string `out:"zoneState"`
+	Region string `out:"regionName"`
+	Type   string `out:"zoneType"`
+	OptIn  string `out:"optInStatus"`
+	Group  string `out:"groupName"`
 }
 
 type zonesOut struct {
-	Zones []zoneOut `xml:"availabilityZoneInfo>item"`
+	Zones []zoneOut `out:"availabilityZoneInfo>item"`
 }
 
 // zoneRow makes a zone filterable.
@@ -199,13 +199,13 @@ type regionsIn struct {
 
 type regionRow struct {
 	meta
-	Name     string `xml:"regionName"`
-	Endpoint string `xml:"regionEndpoint"`
-	OptIn    string `xml:"optInStatus"`
+	Name     string `out:"regionName"`
+	Endpoint string `out:"regionEndpoint"`
+	OptIn    string `out:"optInStatus"`
 }
 
 type regionsOut struct {
-	Regions []*regionRow `xml:"regionInfo>item"`
+	Regions []*regionRow `out:"regionInfo>item"`
 }
 
 var regionFilters = filters[*regionRow]{
@@ -242,24 +242,24 @@ func (c *call) describeRegions(in *regionsIn) (any, error) {
 type routeTableRow struct {
 	meta
 	vpc          *vpc
-	ID           string             `xml:"routeTableId"`
-	VpcID        string             `xml:"vpcId"`
-	Owner        string             `xml:"ownerId"`
-	Routes       []routeOut         `xml:"routeSet>item"`
-	Associations []routeAssociation `xml:"associationSet>item"`
+	ID           string             `out:"routeTableId"`
+	VpcID        string             `out:"vpcId"`
+	Owner        string             `out:"ownerId"`
+	Routes       []routeOut         `out:"routeSet>item"`
+	Associations []routeAssociation `out:"associationSet>item"`
 }
 
 type routeOut struct {
-	CIDR    string `xml:"destinationCidrBlock"`
-	Gateway string `xml:"gatewayId"`
-	State   string `xml:"state"`
-	Origin  string `xml:"origin"`
+	CIDR    string `out:"destinationCidrBlock"`
+	Gateway string `out:"gatewayId"`
+	State   string `out:"state"`
+	Origin  string `out:"origin"`
 }
 
 type routeAssociation struct {
-	ID    string `xml:"routeTableAssociationId"`
-	Table string `xml:"routeTableId"`
-	Main  bool   `xml:"main"`
+	ID    string `out:"routeTableAssociationId"`
+	Table string `out:"routeTableId"`
+	Main  bool   `out:"main"`
 }
 
 func (v *vpc) suffix() string { return strings.TrimPrefix(v.id, "vpc-") }
@@ -307,7 +307,7 @@ type routeTablesIn struct {
 }
 
 type routeTablesOut struct {
-	Tables []*routeTableRow `xml:"routeTableSet>item"`
+	Tables []*routeTableRow `out:"routeTableSet>item"`
 }
 
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeRouteTables.html
@@ -330,14 +330,14 @@ func (c *call) describeRouteTables(in *routeTablesIn) (any, error) {
 
 type gatewayRow struct {
 	meta
-	ID          string              `xml:"internetGatewayId"`
-	Owner       string              `xml:"ownerId"`
-	Attachments []gatewayAttachment `xml:"attachmentSet>item"`
+	ID          string              `out:"internetGatewayId"`
+	Owner       string              `out:"ownerId"`
+	Attachments []gatewayAttachment `out:"attachmentSet>item"`
 }
 
 type gatewayAttachment struct {
-	VpcID string `xml:"vpcId"`
-	State string `xml:"state"`
+	VpcID string `out:"vpcId"`
+	State string `out:"state"`
 }
 
 var gatewayFilters = filters[*gatewayRow]{
@@ -355,7 +355,7 @@ type gatewaysIn struct {
 }
 
 type gatewaysOut struct {
-	Gateways []*gatewayRow `xml:"internetGatewaySet>item"`
+	Gateways []*gatewayRow `out:"internetGatewaySet>item"`
 }
 
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInternetGateways.html
@@ -382,36 +382,36 @@ type interfacesIn struct {
 }
 
 type interfacesOut struct {
-	Interfaces []eniOut `xml:"networkInterfaceSet>item"`
-	NextToken  string   `xml:"nextToken"`
+	Interfaces []eniOut `out:"networkInterfaceSet>item"`
+	NextToken  string   `out:"nextToken"`
 }
 
 type eniOut struct {
-	ID          string          `xml:"networkInterfaceId"`
-	SubnetID    string          `xml:"subnetId"`
-	VpcID       string          `xml:"vpcId"`
-	AZ          string          `xml:"availabilityZone"`
-	OwnerID     string          `xml:"ownerId"`
-	Status      string          `xml:"status"`
-	MAC         string          `xml:"macAddress"`
-	PrivateIP   string          `xml:"privateIpAddress"`
-	PrivateDNS  string          `xml:"privateDnsName"`
-	Check       bool            `xml:"sourceDestCheck"`
-	Type        string          `xml:"interfaceType"`
-	Groups      []groupRef      `xml:"groupSet>item"`
-	Attachment  eniInstance     `xml:"attachment"`
-	Association *eniAssociation `xml:"association"`
-	Tags        []tag           `xml:"tagSet>item"`
+	ID          string          `out:"networkInterfaceId"`
+	SubnetID    string          `out:"subnetId"`
+	VpcID       string          `out:"vpcId"`
+	AZ          string          `out:"availabilityZone"`
+	OwnerID     string          `out:"ownerId"`
+	Status      string          `out:"status"`
+	MAC         string          `out:"macAddress"`
+	PrivateIP   string          `out:"privateIpAddress"`
+	PrivateDNS  string          `out:"privateDnsName"`
+	Check       bool            `out:"sourceDestCheck"`
+	Type        string          `out:"interfaceType"`
+	Groups      []groupRef      `out:"groupSet>item"`
+	Attachment  eniInstance     `out:"attachment"`
+	Association *eniAssociation `out:"association"`
+	Tags        []tag           `out:"tagSet>item"`
 }
 
 type eniInstance struct {
-	ID       string    `xml:"attachmentId"`
-	Instance string    `xml:"instanceId"`
-	Owner    string    `xml:"instanceOwnerId"`
-	Index    int       `xml:"deviceIndex"`
-	Status   string    `xml:"status"`
-	Attached time.Time `xml:"attachTime"`
-	Deletes  bool      `xml:"deleteOnTermination"`
+	ID       string    `out:"attachmentId"`
+	Instance string    `out:"instanceId"`
+	Owner    string    `out:"instanceOwnerId"`
+	Index    int       `out:"deviceIndex"`
+	Status   string    `out:"status"`
+	Attached time.Time `out:"attachTime"`
+	Deletes  bool      `out:"deleteOnTermination"`
 }
 
 var interfaceFilters = filters[*networkInterface]{

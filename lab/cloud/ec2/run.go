@@ -37,11 +37,11 @@ type runToken struct {
 }
 
 type reservationOut struct {
-	ReservationID string        `xml:"reservationId"`
-	OwnerID       string        `xml:"ownerId"`
-	Groups        []groupRef    `xml:"groupSet>item"`
-	Instances     []instanceOut `xml:"instancesSet>item"`
-	RequesterID   string        `xml:"requesterId"`
+	ReservationID string        `out:"reservationId"`
+	OwnerID       string        `out:"ownerId"`
+	Groups        []groupRef    `out:"groupSet>item"`
+	Instances     []instanceOut `out:"instancesSet>item"`
+	RequesterID   string        `out:"requesterId"`
 }
 
 // runInstances is RunInstances.
@@ -105,7 +105,6 @@ type launchPlan struct {
 	metadata metadataOut
 	devices  []blockDevice
 	public   bool
-	address  netip.Addr
 	token    string
 }
 

@@ -27,8 +27,8 @@ type snapshot struct {
 }
 
 type volumePermission struct {
-	Group  string `xml:"group"`
-	UserID string `q:"UserId" xml:"userId"`
+	Group  string `out:"group"`
+	UserID string `q:"UserId" out:"userId"`
 }
 
 var snapshotNotFound = notFoundf("InvalidSnapshot.NotFound", "The snapshot '%s' does not exist.")
@@ -80,21 +80,21 @@ func (r *region) snapshotOf(id string) (*snapshot, error) {
 }
 
 type snapshotOut struct {
-	SnapshotID     string    `xml:"snapshotId"`
-	VolumeID       string    `xml:"volumeId"`
-	Status         string    `xml:"status"`
-	StatusMessage  string    `xml:"statusMessage"`
-	StartTime      time.Time `xml:"startTime"`
-	CompletionTime time.Time `xml:"completionTime"`
-	Progress       string    `xml:"progress"`
-	OwnerID        string    `xml:"ownerId"`
-	VolumeSize     int       `xml:"volumeSize"`
-	FullSize       *int64    `xml:"fullSnapshotSizeInBytes"`
-	Description    string    `xml:"description"`
-	Encrypted      bool      `xml:"encrypted"`
-	KmsKeyID       string    `xml:"kmsKeyId"`
-	StorageTier    string    `xml:"storageTier"`
-	Tags           []tag     `xml:"tagSet>item"`
+	SnapshotID     string    `out:"snapshotId"`
+	VolumeID       string    `out:"volumeId"`
+	Status         string    `out:"status"`
+	StatusMessage  string    `out:"statusMessage"`
+	StartTime      time.Time `out:"startTime"`
+	CompletionTime time.Time `out:"completionTime"`
+	Progress       string    `out:"progress"`
+	OwnerID        string    `out:"ownerId"`
+	VolumeSize     int       `out:"volumeSize"`
+	FullSize       *int64    `out:"fullSnapshotSizeInBytes"`
+	Description    string    `out:"description"`
+	Encrypted      bool      `out:"encrypted"`
+	KmsKeyID       string    `out:"kmsKeyId"`
+	StorageTier    string    `out:"storageTier"`
+	Tags           []tag     `out:"tagSet>item"`
 }
 
 func (s *snapshot) out() snapshotOut {
@@ -119,8 +119,8 @@ type describeSnapshotsIn struct {
 }
 
 type describeSnapshotsOut struct {
-	Snapshots []snapshotOut `xml:"snapshotSet>item"`
-	NextToken string        `xml:"nextToken"`
+	Snapshots []snapshotOut `out:"snapshotSet>item"`
+	NextToken string        `out:"nextToken"`
 }
 
 var snapshotFilters = filters[*snapshot]{
@@ -224,8 +224,8 @@ type snapshotAttributeIn struct {
 }
 
 type snapshotAttributeOut struct {
-	SnapshotID  string             `xml:"snapshotId"`
-	Permissions []volumePermission `xml:"createVolumePermission>item"`
+	SnapshotID  string             `out:"snapshotId"`
+	Permissions []volumePermission `out:"createVolumePermission>item"`
 }
 
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeSnapshotAttribute.html

@@ -10,8 +10,8 @@ import (
 )
 
 type tag struct {
-	Key   string `xml:"key"`
-	Value string `xml:"value,keep"`
+	Key   string `out:"key"`
+	Value string `out:"value,keep"`
 }
 
 // tagIn tells an absent value from an empty one.
@@ -22,8 +22,8 @@ type tagIn struct {
 
 // tagSpec is one TagSpecification of a create call or a launch template.
 type tagSpec struct {
-	ResourceType string `xml:"resourceType"`
-	Tags         []tag  `q:"Tag" xml:"tagSet>item"`
+	ResourceType string `out:"resourceType"`
+	Tags         []tag  `q:"Tag" out:"tagSet>item"`
 }
 
 func tagValue(tags []tag, key string) (string, bool) {
@@ -154,15 +154,15 @@ type describeTagsIn struct {
 }
 
 type tagDescription struct {
-	ResourceID   string `xml:"resourceId"`
-	ResourceType string `xml:"resourceType"`
-	Key          string `xml:"key"`
-	Value        string `xml:"value,keep"`
+	ResourceID   string `out:"resourceId"`
+	ResourceType string `out:"resourceType"`
+	Key          string `out:"key"`
+	Value        string `out:"value,keep"`
 }
 
 type describeTagsOut struct {
-	Tags      []tagDescription `xml:"tagSet>item"`
-	NextToken string           `xml:"nextToken"`
+	Tags      []tagDescription `out:"tagSet>item"`
+	NextToken string           `out:"nextToken"`
 }
 
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeTags.html

@@ -126,32 +126,32 @@ type createTemplateIn struct {
 }
 
 type templateOut struct {
-	ID        string    `xml:"launchTemplateId"`
-	Name      string    `xml:"launchTemplateName"`
-	Created   time.Time `xml:"createTime"`
-	CreatedBy string    `xml:"createdBy"`
-	Default   int64     `xml:"defaultVersionNumber"`
-	Latest    int64     `xml:"latestVersionNumber"`
-	Tags      []tag     `xml:"tagSet>item"`
+	ID        string    `out:"launchTemplateId"`
+	Name      string    `out:"launchTemplateName"`
+	Created   time.Time `out:"createTime"`
+	CreatedBy string    `out:"createdBy"`
+	Default   int64     `out:"defaultVersionNumber"`
+	Latest    int64     `out:"latestVersionNumber"`
+	Tags      []tag     `out:"tagSet>item"`
 }
 
 type oneTemplateOut struct {
-	Template templateOut `xml:"launchTemplate"`
+	Template templateOut `out:"launchTemplate"`
 }
 
 type versionOut struct {
-	ID          string     `xml:"launchTemplateId"`
-	Name        string     `xml:"launchTemplateName"`
-	Number      int64      `xml:"versionNumber"`
-	Description string     `xml:"versionDescription"`
-	Created     time.Time  `xml:"createTime"`
-	CreatedBy   string     `xml:"createdBy"`
-	Default     bool       `xml:"defaultVersion"`
-	Data        launchData `xml:"launchTemplateData"`
+	ID          string     `out:"launchTemplateId"`
+	Name        string     `out:"launchTemplateName"`
+	Number      int64      `out:"versionNumber"`
+	Description string     `out:"versionDescription"`
+	Created     time.Time  `out:"createTime"`
+	CreatedBy   string     `out:"createdBy"`
+	Default     bool       `out:"defaultVersion"`
+	Data        launchData `out:"launchTemplateData"`
 }
 
 type oneVersionOut struct {
-	Version versionOut `xml:"launchTemplateVersion"`
+	Version versionOut `out:"launchTemplateVersion"`
 }
 
 func (t *template) out() templateOut {
@@ -324,15 +324,15 @@ type deleteVersionsIn struct {
 }
 
 type deletedVersion struct {
-	ID     string  `xml:"launchTemplateId"`
-	Name   string  `xml:"launchTemplateName"`
-	Number int64   `xml:"versionNumber"`
-	Err    *reason `xml:"responseError"`
+	ID     string  `out:"launchTemplateId"`
+	Name   string  `out:"launchTemplateName"`
+	Number int64   `out:"versionNumber"`
+	Err    *reason `out:"responseError"`
 }
 
 type deleteVersionsOut struct {
-	Deleted []deletedVersion `xml:"successfullyDeletedLaunchTemplateVersionSet>item"`
-	Failed  []deletedVersion `xml:"unsuccessfullyDeletedLaunchTemplateVersionSet>item"`
+	Deleted []deletedVersion `out:"successfullyDeletedLaunchTemplateVersionSet>item"`
+	Failed  []deletedVersion `out:"unsuccessfullyDeletedLaunchTemplateVersionSet>item"`
 }
 
 // deleteLaunchTemplateVersions deletes up to 200 versions by number, never the
@@ -380,8 +380,8 @@ type describeTemplatesIn struct {
 }
 
 type describeTemplatesOut struct {
-	Templates []templateOut `xml:"launchTemplates>item"`
-	NextToken string        `xml:"nextToken"`
+	Templates []templateOut `out:"launchTemplates>item"`
+	NextToken string        `out:"nextToken"`
 }
 
 var templateFilters = filters[*template]{

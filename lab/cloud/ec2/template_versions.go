@@ -20,8 +20,8 @@ type describeVersionsIn struct {
 }
 
 type describeVersionsOut struct {
-	Versions  []versionOut `xml:"launchTemplateVersionSet>item"`
-	NextToken string       `xml:"nextToken"`
+	Versions  []versionOut `out:"launchTemplateVersionSet>item"`
+	NextToken string       `out:"nextToken"`
 }
 
 // versionRow makes a version filterable as the resources with IDs are.

@@ -14,37 +14,37 @@ type typeRow struct {
 }
 
 type typeOut struct {
-	Name           string       `xml:"instanceType"`
-	Current        bool         `xml:"currentGeneration"`
-	FreeTier       bool         `xml:"freeTierEligible"`
-	Usage          []string     `xml:"supportedUsageClasses>item"`
-	RootDevices    []string     `xml:"supportedRootDeviceTypes>item"`
-	Virtualization []string     `xml:"supportedVirtualizationTypes>item"`
-	BareMetal      bool         `xml:"bareMetal"`
-	Hypervisor     string       `xml:"hypervisor"`
-	Processor      processorOut `xml:"processorInfo"`
-	VCpus          vcpusOut     `xml:"vCpuInfo"`
-	Memory         memoryOut    `xml:"memoryInfo"`
-	LocalStorage   bool         `xml:"instanceStorageSupported"`
-	Network        networkOut   `xml:"networkInfo"`
-	Burstable      bool         `xml:"burstablePerformanceSupported"`
-	BootModes      []string     `xml:"supportedBootModes>item"`
+	Name           string       `out:"instanceType"`
+	Current        bool         `out:"currentGeneration"`
+	FreeTier       bool         `out:"freeTierEligible"`
+	Usage          []string     `out:"supportedUsageClasses>item"`
+	RootDevices    []string     `out:"supportedRootDeviceTypes>item"`
+	Virtualization []string     `out:"supportedVirtualizationTypes>item"`
+	BareMetal      bool         `out:"bareMetal"`
+	Hypervisor     string       `out:"hypervisor"`
+	Processor      processorOut `out:"processorInfo"`
+	VCpus          vcpusOut     `out:"vCpuInfo"`
+	Memory         memoryOut    `out:"memoryInfo"`
+	LocalStorage   bool         `out:"instanceStorageSupported"`
+	Network        networkOut   `out:"networkInfo"`
+	Burstable      bool         `out:"burstablePerformanceSupported"`
+	BootModes      []string     `out:"supportedBootModes>item"`
 }
 
 type processorOut struct {
-	Architectures []string `xml:"supportedArchitectures>item"`
+	Architectures []string `out:"supportedArchitectures>item"`
 }
 
 type vcpusOut struct {
-	Default int `xml:"defaultVCpus"`
+	Default int `out:"defaultVCpus"`
 }
 
 type memoryOut struct {
-	MiB int `xml:"sizeInMiB"`
+	MiB int `out:"sizeInMiB"`
 }
 
 type networkOut struct {
-	Ena string `xml:"enaSupport"`
+	Ena string `out:"enaSupport"`
 }
 
 func (t *instanceType) current() bool { return t.nitro || t.burstable }
@@ -90,8 +90,8 @@ type describeTypesIn struct {
 }
 
 type describeTypesOut struct {
-	Types     []typeOut `xml:"instanceTypeSet>item"`
-	NextToken string    `xml:"nextToken"`
+	Types     []typeOut `out:"instanceTypeSet>item"`
+	NextToken string    `out:"nextToken"`
 }
 
 // typeTable holds every type, in order of name.
@@ -132,14 +132,14 @@ type offeringsIn struct {
 
 type offeringRow struct {
 	meta
-	Type     string `xml:"instanceType"`
-	Kind     string `xml:"locationType"`
-	Location string `xml:"location"`
+	Type     string `out:"instanceType"`
+	Kind     string `out:"locationType"`
+	Location string `out:"location"`
 }
 
 type offeringsOut struct {
-	Offerings []*offeringRow `xml:"instanceTypeOfferingSet>item"`
-	NextToken string         `xml:"nextToken"`
+	Offerings []*offeringRow `out:"instanceTypeOfferingSet>item"`
+	NextToken string         `out:"nextToken"`
 }
 
 var offeringFilters = filters[*offeringRow]{
@@ -186,15 +186,15 @@ type associationsIn struct {
 }
 
 type associationOut struct {
-	ID       string     `xml:"associationId"`
-	Instance string     `xml:"instanceId"`
-	Profile  profileOut `xml:"iamInstanceProfile"`
-	State    string     `xml:"state"`
+	ID       string     `out:"associationId"`
+	Instance string     `out:"instanceId"`
+	Profile  profileOut `out:"iamInstanceProfile"`
+	State    string     `out:"state"`
 }
 
 type associationsOut struct {
-	Associations []associationOut `xml:"iamInstanceProfileAssociationSet>item"`
-	NextToken    string           `xml:"nextToken"`
+	Associations []associationOut `out:"iamInstanceProfileAssociationSet>item"`
+	NextToken    string           `out:"nextToken"`
 }
 
 func (i *instance) associationOut() associationOut {
@@ -232,7 +232,7 @@ type associateIn struct {
 }
 
 type oneAssociationOut struct {
-	Association associationOut `xml:"iamInstanceProfileAssociation"`
+	Association associationOut `out:"iamInstanceProfileAssociation"`
 }
 
 // associateProfile gives an instance without a profile one.

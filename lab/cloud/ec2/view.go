@@ -10,110 +10,110 @@ import (
 
 // instanceOut is https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Instance.html
 type instanceOut struct {
-	InstanceID      string         `xml:"instanceId"`
-	ImageID         string         `xml:"imageId"`
-	State           state          `xml:"instanceState"`
-	PrivateDNS      string         `xml:"privateDnsName,keep"`
-	PublicDNS       string         `xml:"dnsName,keep"`
-	Reason          string         `xml:"reason,keep"`
-	KeyName         string         `xml:"keyName"`
-	Index           int            `xml:"amiLaunchIndex"`
-	Type            string         `xml:"instanceType"`
-	LaunchTime      time.Time      `xml:"launchTime"`
-	Placement       placementOut   `xml:"placement"`
-	Monitoring      monitoringOut  `xml:"monitoring"`
-	SubnetID        string         `xml:"subnetId"`
-	VpcID           string         `xml:"vpcId"`
-	PrivateIP       string         `xml:"privateIpAddress"`
-	PublicIP        string         `xml:"ipAddress"`
-	SourceDestCheck bool           `xml:"sourceDestCheck"`
-	Groups          []groupRef     `xml:"groupSet>item"`
-	StateReason     *reason        `xml:"stateReason"`
-	Architecture    string         `xml:"architecture"`
-	RootDeviceType  string         `xml:"rootDeviceType"`
-	RootDeviceName  string         `xml:"rootDeviceName"`
-	Devices         []deviceOut    `xml:"blockDeviceMapping>item"`
-	Virtualization  string         `xml:"virtualizationType"`
-	Lifecycle       string         `xml:"instanceLifecycle"`
-	ClientToken     string         `xml:"clientToken,keep"`
-	Tags            []tag          `xml:"tagSet>item"`
-	Hypervisor      string         `xml:"hypervisor"`
-	Interfaces      []interfaceOut `xml:"networkInterfaceSet>item"`
-	Profile         *profileOut    `xml:"iamInstanceProfile"`
-	EbsOptimized    bool           `xml:"ebsOptimized"`
-	EnaSupport      bool           `xml:"enaSupport"`
-	Metadata        metadataOut    `xml:"metadataOptions"`
-	Enclave         enabled        `xml:"enclaveOptions"`
-	PlatformDetails string         `xml:"platformDetails"`
-	UsageOperation  string         `xml:"usageOperation"`
-	CurrentBootMode string         `xml:"currentInstanceBootMode"`
-	BootMode        string         `xml:"bootMode"`
+	InstanceID      string         `out:"instanceId"`
+	ImageID         string         `out:"imageId"`
+	State           state          `out:"instanceState"`
+	PrivateDNS      string         `out:"privateDnsName,keep"`
+	PublicDNS       string         `out:"dnsName,keep"`
+	Reason          string         `out:"reason,keep"`
+	KeyName         string         `out:"keyName"`
+	Index           int            `out:"amiLaunchIndex"`
+	Type            string         `out:"instanceType"`
+	LaunchTime      time.Time      `out:"launchTime"`
+	Placement       placementOut   `out:"placement"`
+	Monitoring      monitoringOut  `out:"monitoring"`
+	SubnetID        string         `out:"subnetId"`
+	VpcID           string         `out:"vpcId"`
+	PrivateIP       string         `out:"privateIpAddress"`
+	PublicIP        string         `out:"ipAddress"`
+	SourceDestCheck bool           `out:"sourceDestCheck"`
+	Groups          []groupRef     `out:"groupSet>item"`
+	StateReason     *reason        `out:"stateReason"`
+	Architecture    string         `out:"architecture"`
+	RootDeviceType  string         `out:"rootDeviceType"`
+	RootDeviceName  string         `out:"rootDeviceName"`
+	Devices         []deviceOut    `out:"blockDeviceMapping>item"`
+	Virtualization  string         `out:"virtualizationType"`
+	Lifecycle       string         `out:"instanceLifecycle"`
+	ClientToken     string         `out:"clientToken,keep"`
+	Tags            []tag          `out:"tagSet>item"`
+	Hypervisor      string         `out:"hypervisor"`
+	Interfaces      []interfaceOut `out:"networkInterfaceSet>item"`
+	Profile         *profileOut    `out:"iamInstanceProfile"`
+	EbsOptimized    bool           `out:"ebsOptimized"`
+	EnaSupport      bool           `out:"enaSupport"`
+	Metadata        metadataOut    `out:"metadataOptions"`
+	Enclave         enabled        `out:"enclaveOptions"`
+	PlatformDetails string         `out:"platformDetails"`
+	UsageOperation  string         `out:"usageOperation"`
+	CurrentBootMode string         `out:"currentInstanceBootMode"`
+	BootMode        string         `out:"bootMode"`
 }
 
 type placementOut struct {
-	AZ        string `xml:"availabilityZone"`
-	GroupName string `xml:"groupName,keep"`
-	Tenancy   string `xml:"tenancy"`
+	AZ        string `out:"availabilityZone"`
+	GroupName string `out:"groupName,keep"`
+	Tenancy   string `out:"tenancy"`
 }
 
 type monitoringOut struct {
-	State string `xml:"state"`
+	State string `out:"state"`
 }
 
 type profileOut struct {
-	Arn string `xml:"arn"`
-	ID  string `xml:"id"`
+	Arn string `out:"arn"`
+	ID  string `out:"id"`
 }
 
 type deviceOut struct {
-	Name string       `xml:"deviceName"`
-	Ebs  deviceEbsOut `xml:"ebs"`
+	Name string       `out:"deviceName"`
+	Ebs  deviceEbsOut `out:"ebs"`
 }
 
 type deviceEbsOut struct {
-	VolumeID string    `xml:"volumeId"`
-	Status   string    `xml:"status"`
-	Attached time.Time `xml:"attachTime"`
-	Deletes  bool      `xml:"deleteOnTermination"`
+	VolumeID string    `out:"volumeId"`
+	Status   string    `out:"status"`
+	Attached time.Time `out:"attachTime"`
+	Deletes  bool      `out:"deleteOnTermination"`
 }
 
 type interfaceOut struct {
-	ID          string          `xml:"networkInterfaceId"`
-	SubnetID    string          `xml:"subnetId"`
-	VpcID       string          `xml:"vpcId"`
-	Description string          `xml:"description,keep"`
-	OwnerID     string          `xml:"ownerId"`
-	Status      string          `xml:"status"`
-	MAC         string          `xml:"macAddress"`
-	PrivateIP   string          `xml:"privateIpAddress"`
-	PrivateDNS  string          `xml:"privateDnsName"`
-	Check       bool            `xml:"sourceDestCheck"`
-	Type        string          `xml:"interfaceType"`
-	Groups      []groupRef      `xml:"groupSet>item"`
-	Attachment  eniAttachment   `xml:"attachment"`
-	Association *eniAssociation `xml:"association"`
-	Addresses   []eniAddress    `xml:"privateIpAddressesSet>item"`
+	ID          string          `out:"networkInterfaceId"`
+	SubnetID    string          `out:"subnetId"`
+	VpcID       string          `out:"vpcId"`
+	Description string          `out:"description,keep"`
+	OwnerID     string          `out:"ownerId"`
+	Status      string          `out:"status"`
+	MAC         string          `out:"macAddress"`
+	PrivateIP   string          `out:"privateIpAddress"`
+	PrivateDNS  string          `out:"privateDnsName"`
+	Check       bool            `out:"sourceDestCheck"`
+	Type        string          `out:"interfaceType"`
+	Groups      []groupRef      `out:"groupSet>item"`
+	Attachment  eniAttachment   `out:"attachment"`
+	Association *eniAssociation `out:"association"`
+	Addresses   []eniAddress    `out:"privateIpAddressesSet>item"`
 }
 
 type eniAttachment struct {
-	ID       string    `xml:"attachmentId"`
-	Index    int       `xml:"deviceIndex"`
-	Status   string    `xml:"status"`
-	Attached time.Time `xml:"attachTime"`
-	Deletes  bool      `xml:"deleteOnTermination"`
+	ID       string    `out:"attachmentId"`
+	Index    int       `out:"deviceIndex"`
+	Status   string    `out:"status"`
+	Attached time.Time `out:"attachTime"`
+	Deletes  bool      `out:"deleteOnTermination"`
 }
 
 type eniAssociation struct {
-	PublicIP  string `xml:"publicIp"`
-	PublicDNS string `xml:"publicDnsName"`
-	Owner     string `xml:"ipOwnerId"`
+	PublicIP  string `out:"publicIp"`
+	PublicDNS string `out:"publicDnsName"`
+	Owner     string `out:"ipOwnerId"`
 }
 
 type eniAddress struct {
-	PrivateIP   string          `xml:"privateIpAddress"`
-	PrivateDNS  string          `xml:"privateDnsName"`
-	Primary     bool            `xml:"primary"`
-	Association *eniAssociation `xml:"association"`
+	PrivateIP   string          `out:"privateIpAddress"`
+	PrivateDNS  string          `out:"privateDnsName"`
+	Primary     bool            `out:"primary"`
+	Association *eniAssociation `out:"association"`
 }
 
 func (i *instance) privateDNS() string {
@@ -185,8 +185,8 @@ type describeInstancesIn struct {
 }
 
 type describeInstancesOut struct {
-	Reservations []reservationOut `xml:"reservationSet>item"`
-	NextToken    string           `xml:"nextToken"`
+	Reservations []reservationOut `out:"reservationSet>item"`
+	NextToken    string           `out:"nextToken"`
 }
 
 var instanceNotFound = notFoundf("InvalidInstanceID.NotFound", "The instance ID '%s' does not exist")

@@ -105,29 +105,29 @@ func (r *region) volumeOf(id string) (*volume, error) {
 }
 
 type attachmentOut struct {
-	VolumeID   string    `xml:"volumeId"`
-	InstanceID string    `xml:"instanceId"`
-	Device     string    `xml:"device"`
-	Status     string    `xml:"status"`
-	AttachTime time.Time `xml:"attachTime"`
-	Deletes    bool      `xml:"deleteOnTermination"`
+	VolumeID   string    `out:"volumeId"`
+	InstanceID string    `out:"instanceId"`
+	Device     string    `out:"device"`
+	Status     string    `out:"status"`
+	AttachTime time.Time `out:"attachTime"`
+	Deletes    bool      `out:"deleteOnTermination"`
 }
 
 type volumeOut struct {
-	VolumeID    string          `xml:"volumeId"`
-	Size        int             `xml:"size"`
-	SnapshotID  string          `xml:"snapshotId,keep"`
-	AZ          string          `xml:"availabilityZone"`
-	Status      string          `xml:"status"`
-	Created     time.Time       `xml:"createTime"`
-	Attachments []attachmentOut `xml:"attachmentSet>item"`
-	Tags        []tag           `xml:"tagSet>item"`
-	Type        string          `xml:"volumeType"`
-	Iops        *int            `xml:"iops"`
-	Throughput  *int            `xml:"throughput"`
-	Encrypted   bool            `xml:"encrypted"`
-	KmsKeyID    string          `xml:"kmsKeyId"`
-	MultiAttach bool            `xml:"multiAttachEnabled"`
+	VolumeID    string          `out:"volumeId"`
+	Size        int             `out:"size"`
+	SnapshotID  string          `out:"snapshotId,keep"`
+	AZ          string          `out:"availabilityZone"`
+	Status      string          `out:"status"`
+	Created     time.Time       `out:"createTime"`
+	Attachments []attachmentOut `out:"attachmentSet>item"`
+	Tags        []tag           `out:"tagSet>item"`
+	Type        string          `out:"volumeType"`
+	Iops        *int            `out:"iops"`
+	Throughput  *int            `out:"throughput"`
+	Encrypted   bool            `out:"encrypted"`
+	KmsKeyID    string          `out:"kmsKeyId"`
+	MultiAttach bool            `out:"multiAttachEnabled"`
 }
 
 func (v *volume) status() string {
@@ -156,8 +156,8 @@ type describeVolumesIn struct {
 }
 
 type describeVolumesOut struct {
-	Volumes   []volumeOut `xml:"volumeSet>item"`
-	NextToken string      `xml:"nextToken"`
+	Volumes   []volumeOut `out:"volumeSet>item"`
+	NextToken string      `out:"nextToken"`
 }
 
 var volumeFilters = filters[*volume]{

@@ -13,7 +13,7 @@ import (
 const TimeFormat = "2006-01-02T15:04:05.000Z"
 
 // Append appends v as the element name. A struct's fields are named by their
-// `xml` tags; "set>item" makes a list, fields without a tag are left out. Nil
+// `out` (or `xml`) tags; "set>item" makes a list, fields without a tag are left out. Nil
 // pointers, empty strings and lists and zero times are left out, strings and
 // lists that end in ",keep" excepted; numbers and booleans are always written,
 // behind a pointer where they may be absent.
@@ -38,7 +38,10 @@ func encodingOf(t reflect.Type) []encoding {
 	}
 	list := []encoding{}
 	for _, f := range reflect.VisibleFields(t) {
-		tag := f.Tag.Get("xml")
+		tag := f.Tag.Get("out")
+		if tag == "" {
+			tag = f.Tag.Get("xml")
+		}
 		if tag == "" || tag == "-" || !f.IsExported() {
 			continue
 		}

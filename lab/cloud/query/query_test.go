@@ -74,13 +74,13 @@ func TestDecodeRefuses(t *testing.T) {
 }
 
 type answer struct {
-	Name  string    `xml:"name"`
-	Empty string    `xml:"empty,keep"`
-	None  string    `xml:"none"`
-	N     int       `xml:"n"`
-	Maybe *bool     `xml:"maybe"`
-	List  []answer  `xml:"set>item"`
-	At    time.Time `xml:"at"`
+	Name  string    `out:"name"`
+	Empty string    `out:"empty,keep"`
+	None  string    `out:"none"`
+	N     int       `out:"n"`
+	Maybe *bool     `out:"maybe"`
+	List  []answer  `out:"set>item"`
+	At    time.Time `out:"at"`
 	Own   string
 }
 
