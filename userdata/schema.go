@@ -16,11 +16,11 @@ type shape struct {
 	note   string // deprecated: what to write instead
 }
 
-func any_() *shape  { return &shape{} }
-func str() *shape   { return &shape{types: "str", works: "int|float"} }
-func num() *shape   { return &shape{types: "int", works: "str"} }
-func truth() *shape { return &shape{types: "bool", works: "str|int"} }
-func open() *shape  { return &shape{types: "map"} }
+func anything() *shape { return &shape{} }
+func str() *shape      { return &shape{types: "str", works: "int|float"} }
+func num() *shape      { return &shape{types: "int", works: "str"} }
+func truth() *shape    { return &shape{types: "bool", works: "str|int"} }
+func open() *shape     { return &shape{types: "map"} }
 func list(item *shape) *shape {
 	return &shape{types: "list", item: item}
 }
@@ -52,7 +52,7 @@ func cloudConfigKeys() fields {
 		"no_user_group": truth(), "passwd": str(), "hashed_passwd": str(), "plain_text_passwd": str(), "create_groups": truth(),
 		"primary_group": str(), "selinux_user": str(), "shell": str(), "snapuser": str(),
 		"ssh_authorized_keys": list(str()), "ssh_import_id": list(str()), "ssh_redirect_user": truth(), "system": truth(),
-		"sudo": oneOf("str|list|bool|null"), "uid": oneOf("int|str"), "default": any_(),
+		"sudo": oneOf("str|list|bool|null"), "uid": oneOf("int|str"), "default": anything(),
 		"lock-passwd": truth().old("lock_passwd"), "no-create-home": truth().old("no_create_home"), "no-log-init": truth().old("no_log_init"),
 		"no-user-group": truth().old("no_user_group"), "hashed-passwd": str().old("hashed_passwd"), "plain-text-passwd": str().old("plain_text_passwd"),
 		"create-groups": truth().old("create_groups"), "primary-group": str().old("primary_group"), "selinux-user": str().old("selinux_user"),
@@ -82,13 +82,13 @@ func cloudConfigKeys() fields {
 			"debconf_selections": open(), "sources_list": str(), "conf": str(), "https_proxy": str(), "http_proxy": str(), "proxy": str(), "ftp_proxy": str(),
 			"sources": &shape{types: "map|list"},
 		}),
-		"apt_pipelining": oneOf("int|bool|str"), "apt_get_command": any_(), "apt_get_wrapper": any_(),
-		"apt_sources": any_().old("apt"), "apt_mirror": any_().old("apt"), "apt_proxy": any_().old("apt"), "apt_http_proxy": any_().old("apt"), "apt_https_proxy": any_().old("apt"),
-		"apt_preserve_sources_list": any_().old("apt"), "apt_custom_sources_list": any_().old("apt"), "apt_mirror_search": any_().old("apt"), "debconf_selections": any_().old("apt"), "add_apt_repo_match": any_().old("apt"),
+		"apt_pipelining": oneOf("int|bool|str"), "apt_get_command": anything(), "apt_get_wrapper": anything(),
+		"apt_sources": anything().old("apt"), "apt_mirror": anything().old("apt"), "apt_proxy": anything().old("apt"), "apt_http_proxy": anything().old("apt"), "apt_https_proxy": anything().old("apt"),
+		"apt_preserve_sources_list": anything().old("apt"), "apt_custom_sources_list": anything().old("apt"), "apt_mirror_search": anything().old("apt"), "debconf_selections": anything().old("apt"), "add_apt_repo_match": anything().old("apt"),
 		"yum_repos": open(), "yum_repo_dir": str(), "zypper": open(), "apk_repos": open(),
 		"snap": loose(fields{"assertions": oneOf("list|map"), "commands": oneOf("list|map")}),
 		// Amazon Linux's own.
-		"repo_update": truth(), "repo_upgrade": oneOf("str|bool"), "repo_upgrade_exclude": list(str()), "repo_releasever": any_(), "repo_additions": any_(),
+		"repo_update": truth(), "repo_upgrade": oneOf("str|bool"), "repo_upgrade_exclude": list(str()), "repo_releasever": anything(), "repo_additions": anything(),
 
 		// Users, ssh.
 		"users":    {types: "list|str|map", item: &userEntry},
@@ -102,7 +102,7 @@ func cloudConfigKeys() fields {
 		"ssh_authorized_keys": list(str()), "ssh_import_id": list(str()), "ssh_keys": open(), "ssh_deletekeys": truth(), "ssh_genkeytypes": list(str()),
 		"disable_root": truth(), "disable_root_opts": str(), "allow_public_ssh_keys": truth(), "ssh_quiet_keygen": truth(),
 		"ssh_publish_hostkeys": closed(fields{"enabled": truth(), "blacklist": list(str())}),
-		"ssh":                  any_(), "ssh_fp_console_blacklist": list(str()), "ssh_key_console_blacklist": list(str()), "no_ssh_fingerprints": truth(), "authkey_hash": str(),
+		"ssh":                  anything(), "ssh_fp_console_blacklist": list(str()), "ssh_key_console_blacklist": list(str()), "no_ssh_fingerprints": truth(), "authkey_hash": str(),
 		"ssh_svcname": str(),
 
 		// The machine.
@@ -124,18 +124,18 @@ func cloudConfigKeys() fields {
 		"grub_dpkg": open(), "grub-dpkg": open().old("grub_dpkg"), "disable_ec2_metadata": truth(), "drivers": open(), "byobu_by_default": str(),
 		"phone_home":    closed(fields{"url": str(), "post": oneOf("str|list"), "tries": num()}).needs("url"),
 		"final_message": str(), "fan": open(), "wireguard": open(), "rpi": open(), "migrate": truth(),
-		"rsyslog": {types: "map|list"}, "rsyslog_filename": any_(), "rsyslog_dir": any_(), "reporting": open(),
+		"rsyslog": {types: "map|list"}, "rsyslog_filename": anything(), "rsyslog_dir": anything(), "reporting": open(),
 		"output": open(), "updates": open(), "autoinstall": open(), "vendor_data": open(), "vendor_data2": open(),
 
 		// Configuration management.
 		"ansible": open(), "chef": open(), "puppet": open(), "salt_minion": open(), "mcollective": open(), "landscape": open(), "lxd": open(),
-		"rh_subscription": open(), "spacewalk": open(), "ubuntu_advantage": open(), "ubuntu_pro": open(), "juju": any_(),
+		"rh_subscription": open(), "spacewalk": open(), "ubuntu_advantage": open(), "ubuntu_pro": open(), "juju": anything(),
 
 		// cloud-init itself.
 		"cloud_init_modules": list(nil), "cloud_config_modules": list(nil), "cloud_final_modules": list(nil), "unverified_modules": list(nil),
-		"merge_how": oneOf("str|list"), "merge_type": oneOf("str|list"), "launch-index": num(), "system_info": open(), "version": any_(),
-		"datasource": open(), "datasource_list": list(nil), "network": open(), "debug": any_(), "log_cfgs": list(nil), "logcfg": any_(), "log_basic": any_(),
-		"def_log_file": any_(), "def_log_file_mode": any_(), "syslog_fix_perms": any_(), "manual_cache_clean": truth(), "allow_userdata": truth(), "cloud_dir": any_(), "warnings": any_(),
-		"disable_network_activation": any_(), "features": any_(), "ds_config": any_(),
+		"merge_how": oneOf("str|list"), "merge_type": oneOf("str|list"), "launch-index": num(), "system_info": open(), "version": anything(),
+		"datasource": open(), "datasource_list": list(nil), "network": open(), "debug": anything(), "log_cfgs": list(nil), "logcfg": anything(), "log_basic": anything(),
+		"def_log_file": anything(), "def_log_file_mode": anything(), "syslog_fix_perms": anything(), "manual_cache_clean": truth(), "allow_userdata": truth(), "cloud_dir": anything(), "warnings": anything(),
+		"disable_network_activation": anything(), "features": anything(), "ds_config": anything(),
 	}
 }
