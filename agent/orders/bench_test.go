@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
@@ -100,7 +101,9 @@ func kib() string { return strings.Repeat("0123456789abcdef", 64) }
 // bare sends n orders with the SDK and nothing else, so many calls at once.
 func bare(b *testing.B, s *sink, n, concurrency int) float64 {
 	b.Helper()
-	api := orders.NewClient(s.config(), concurrency)
+	api := sqs.NewFromConfig(s.config(), func(o *sqs.Options) {
+		o.HTTPClient = awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { t.MaxIdleConnsPerHost = concurrency })
+	})
 	url := s.URL + "/123456789012/q"
 	entries := make([]types.SendMessageBatchRequestEntry, 10)
 	for i := range entries {

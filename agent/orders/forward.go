@@ -153,13 +153,34 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 // spool that cannot be read ends it with an error.
 func (f *Forwarder) Run(ctx context.Context) error {
 	f.init()
-	l := &loop{f: f, limit: f.Concurrency, results: make(chan outcome, f.Concurrency), groups: map[string][]*item{}}
+	l := &loop{f: f, limit: f.Concurrency, results: make(chan outcome, f.Concurrency), work: make(chan call, f.Concurrency), groups: map[string][]*item{}}
 	// A call under way is worth its answer, but not for ever.
 	calls, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stopping := context.AfterFunc(ctx, func() { time.AfterFunc(5*time.Second, cancel) })
 	defer stopping()
+	// The senders stay: a new goroutine would have to grow its stack for the
+	// SDK's depth in every call.
+	for range f.Concurrency {
+		go l.send(calls)
+	}
+	defer close(l.work)
 	return l.run(ctx, calls)
+}
+
+// call is one SendMessageBatch to make.
+type call struct {
+	url   string
+	batch []*item
+}
+
+func (l *loop) send(ctx context.Context) {
+	for c := range l.work {
+		bounded, cancel := context.WithTimeout(ctx, sendTimeout)
+		r := send(bounded, l.f.API, c.url, l.f.state.FIFO, c.batch)
+		cancel()
+		l.results <- r
+	}
 }
 
 // loop is the state of one Run, touched by its goroutine alone.
@@ -177,6 +198,7 @@ type loop struct {
 	failures int // whole calls failed in a row
 	until    time.Time
 	looked   time.Time // at the queue's attributes
+	work     chan call
 	results  chan outcome
 	loggedAt time.Time
 }
@@ -195,7 +217,7 @@ func (l *loop) run(ctx, calls context.Context) error {
 		l.wakeRetries(now)
 		if ctx.Err() == nil {
 			l.lookUp(calls, now)
-			l.dispatch(calls, now)
+			l.dispatch(now)
 		} else if l.inFlight == 0 {
 			l.publish()
 			return nil
@@ -309,7 +331,7 @@ func (l *loop) wakeRetries(now time.Time) {
 }
 
 // dispatch starts the calls that are due.
-func (l *loop) dispatch(ctx context.Context, now time.Time) {
+func (l *loop) dispatch(now time.Time) {
 	l.f.mu.Lock()
 	url, draining := l.f.url, l.f.drain
 	l.f.mu.Unlock()
@@ -333,11 +355,7 @@ func (l *loop) dispatch(ctx context.Context, now time.Time) {
 		clear(l.ready[:n])
 		l.ready = l.ready[n:]
 		l.inFlight++
-		go func() {
-			ctx, cancel := context.WithTimeout(ctx, sendTimeout)
-			defer cancel()
-			l.results <- send(ctx, l.f.API, url, l.f.state.FIFO, batch)
-		}()
+		l.work <- call{url, batch} // has room: inFlight is below the senders' number
 	}
 	if len(l.ready) == 0 {
 		l.ready = nil
