@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/lecafe/lecafe/bake"
+	"github.com/lecafe/lecafe/bake/promote"
 	"github.com/lecafe/lecafe/bake/recipe"
 	"github.com/lecafe/lecafe/internal/atomicfile"
 	"github.com/lecafe/lecafe/internal/exitcode"
@@ -35,6 +36,7 @@ func bakeCommand() *cli.Command {
 			&cli.BoolFlag{Name: "plan", Usage: "say what would happen, change nothing"},
 			&cli.BoolFlag{Name: "keep-builder", Usage: "leave the builder of a failed bake until its deadline"},
 			&cli.BoolFlag{Name: "keep-failed", Usage: "leave an image whose canary failed, tagged as failed"},
+			&cli.BoolFlag{Name: "promote", Usage: "then take the image into use, as the recipe's promote section says"},
 			&cli.StringFlag{Name: "resume", Usage: "go on with bake `ID` where it stands"},
 			&cli.StringFlag{Name: "staging", Usage: "with --resume, instead of RECIPE: `s3://BUCKET/PREFIX` of the bake"},
 			&cli.StringFlag{Name: "manifest", Usage: "write the outcome to `FILE` too"},
@@ -69,6 +71,9 @@ func bakeAction(c *cli.Context) error {
 		}
 		opts.GitCommit = gitCommit(c, r.Dir)
 	}
+	if c.Bool("promote") && (r == nil || r.Promote == nil) {
+		return badRequest("--promote needs a recipe with a promote section")
+	}
 	if opts.Config, err = loadAWS(c); err != nil {
 		return err
 	}
@@ -88,7 +93,16 @@ func bakeAction(c *cli.Context) error {
 		showStep(c, err)
 		return err
 	}
-	return printOutcome(c, out)
+	if err := printOutcome(c, out); err != nil || !c.Bool("promote") {
+		return err
+	}
+	o := promotionOf(r, promote.Options{Config: opts.Config, ImageID: out.ImageID, Report: func(line string) { fmt.Fprintln(c.App.ErrWriter, line) }})
+	res, err := promote.Run(c.Context, o)
+	if err != nil {
+		return awsError(err)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "%s is promoted: %s\n", res.ImageID, strings.Join(res.Done, "; "))
+	return nil
 }
 
 // loadRecipe is recipe.Load with exit code 2 for what is wrong in it.

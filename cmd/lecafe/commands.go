@@ -17,6 +17,7 @@ func commands() []*cli.Command {
 		ordersCommand(),
 		bakeCommand(),
 		gcCommand(),
+		imagesCommand(),
 		recipeCommand(),
 		validateCommand(),
 	}
