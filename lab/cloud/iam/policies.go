@@ -40,9 +40,9 @@ func (s *Server) getRolePolicy(in *rolePolicy) (any, error) {
 		return nil, noEntity("role policy", in.PolicyName)
 	}
 	return struct {
-		RoleName       string `xml:"RoleName"`
-		PolicyName     string `xml:"PolicyName"`
-		PolicyDocument string `xml:"PolicyDocument"`
+		RoleName       string `out:"RoleName"`
+		PolicyName     string `out:"PolicyName"`
+		PolicyDocument string `out:"PolicyDocument"`
 	}{r.name, in.PolicyName, quote(d.text)}, nil
 }
 
@@ -64,24 +64,24 @@ func (s *Server) listRolePolicies(in *byRole) (any, error) {
 		return nil, err
 	}
 	return struct {
-		IsTruncated bool     `xml:"IsTruncated"`
-		PolicyNames []string `xml:"PolicyNames>member,keep"`
+		IsTruncated bool     `out:"IsTruncated"`
+		PolicyNames []string `out:"PolicyNames>member,keep"`
 	}{PolicyNames: slices.Sorted(maps.Keys(r.inline))}, nil
 }
 
 type policyView struct {
-	PolicyName       string `xml:"PolicyName"`
-	PolicyId         string `xml:"PolicyId"`
-	Arn              string `xml:"Arn"`
-	Path             string `xml:"Path"`
-	DefaultVersionId string `xml:"DefaultVersionId"`
-	AttachmentCount  int    `xml:"AttachmentCount"`
-	IsAttachable     bool   `xml:"IsAttachable"`
-	CreateDate       string `xml:"CreateDate"`
+	PolicyName       string `out:"PolicyName"`
+	PolicyId         string `out:"PolicyId"`
+	Arn              string `out:"Arn"`
+	Path             string `out:"Path"`
+	DefaultVersionId string `out:"DefaultVersionId"`
+	AttachmentCount  int    `out:"AttachmentCount"`
+	IsAttachable     bool   `out:"IsAttachable"`
+	CreateDate       string `out:"CreateDate"`
 }
 
 type policyOut struct {
-	Policy policyView `xml:"Policy"`
+	Policy policyView `out:"Policy"`
 }
 
 func policyARN(name string) string { return "arn:aws:iam::" + wire.Account + ":policy/" + name }
@@ -132,13 +132,13 @@ func (s *Server) getPolicyVersion(in *byPolicy) (any, error) {
 		return nil, noEntity("policy version", in.PolicyArn+" "+in.VersionId)
 	}
 	type version struct {
-		Document         string `xml:"Document"`
-		VersionId        string `xml:"VersionId"`
-		IsDefaultVersion bool   `xml:"IsDefaultVersion"`
-		CreateDate       string `xml:"CreateDate"`
+		Document         string `out:"Document"`
+		VersionId        string `out:"VersionId"`
+		IsDefaultVersion bool   `out:"IsDefaultVersion"`
+		CreateDate       string `out:"CreateDate"`
 	}
 	return struct {
-		PolicyVersion version `xml:"PolicyVersion"`
+		PolicyVersion version `out:"PolicyVersion"`
 	}{version{quote(m.doc.text), "v1", true, m.created.UTC().Format(time.RFC3339)}}, nil
 }
 
@@ -183,12 +183,12 @@ func (s *Server) listAttached(in *byRole) (any, error) {
 		return nil, err
 	}
 	type attached struct {
-		PolicyName string `xml:"PolicyName"`
-		PolicyArn  string `xml:"PolicyArn"`
+		PolicyName string `out:"PolicyName"`
+		PolicyArn  string `out:"PolicyArn"`
 	}
 	var out struct {
-		IsTruncated      bool       `xml:"IsTruncated"`
-		AttachedPolicies []attached `xml:"AttachedPolicies>member,keep"`
+		IsTruncated      bool       `out:"IsTruncated"`
+		AttachedPolicies []attached `out:"AttachedPolicies>member,keep"`
 	}
 	for _, arn := range slices.Sorted(maps.Keys(r.attached)) {
 		out.AttachedPolicies = append(out.AttachedPolicies, attached{s.managed[arn].name, arn})
@@ -197,16 +197,16 @@ func (s *Server) listAttached(in *byRole) (any, error) {
 }
 
 type profileView struct {
-	Path                string     `xml:"Path"`
-	InstanceProfileName string     `xml:"InstanceProfileName"`
-	InstanceProfileId   string     `xml:"InstanceProfileId"`
-	Arn                 string     `xml:"Arn"`
-	CreateDate          string     `xml:"CreateDate"`
-	Roles               []roleView `xml:"Roles>member,keep"`
+	Path                string     `out:"Path"`
+	InstanceProfileName string     `out:"InstanceProfileName"`
+	InstanceProfileId   string     `out:"InstanceProfileId"`
+	Arn                 string     `out:"Arn"`
+	CreateDate          string     `out:"CreateDate"`
+	Roles               []roleView `out:"Roles>member,keep"`
 }
 
 type profileOut struct {
-	InstanceProfile profileView `xml:"InstanceProfile"`
+	InstanceProfile profileView `out:"InstanceProfile"`
 }
 
 func (s *Server) viewProfile(p ec2.InstanceProfile) profileView {
@@ -262,8 +262,8 @@ func (s *Server) deleteProfile(in *byProfile) (any, error) {
 }
 
 type profileList struct {
-	IsTruncated      bool          `xml:"IsTruncated"`
-	InstanceProfiles []profileView `xml:"InstanceProfiles>member,keep"`
+	IsTruncated      bool          `out:"IsTruncated"`
+	InstanceProfiles []profileView `out:"InstanceProfiles>member,keep"`
 }
 
 func (s *Server) listProfiles(*struct{}) (any, error) {

@@ -10,6 +10,7 @@ package iam
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -211,6 +212,8 @@ func conflict(code, format string, args ...any) error {
 	return &query.Error{Status: http.StatusConflict, Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
+var errNotJSON = errors.New("the policy is not JSON")
+
 func malformed(err error) error {
 	return query.Errorf("MalformedPolicyDocument", "%v", err)
 }
@@ -264,17 +267,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 type roleView struct {
-	Path                     string `xml:"Path"`
-	RoleName                 string `xml:"RoleName"`
-	RoleId                   string `xml:"RoleId"`
-	Arn                      string `xml:"Arn"`
-	CreateDate               string `xml:"CreateDate"`
-	AssumeRolePolicyDocument string `xml:"AssumeRolePolicyDocument"`
-	MaxSessionDuration       int    `xml:"MaxSessionDuration"`
+	Path                     string `out:"Path"`
+	RoleName                 string `out:"RoleName"`
+	RoleId                   string `out:"RoleId"`
+	Arn                      string `out:"Arn"`
+	CreateDate               string `out:"CreateDate"`
+	AssumeRolePolicyDocument string `out:"AssumeRolePolicyDocument"`
+	MaxSessionDuration       int    `out:"MaxSessionDuration"`
 }
 
 type roleOut struct {
-	Role roleView `xml:"Role"`
+	Role roleView `out:"Role"`
 }
 
 // quote encodes a policy document as IAM's answers have it, after RFC 3986.
@@ -313,7 +316,7 @@ func (s *Server) createRole(in *struct {
 		return nil, conflict("EntityAlreadyExists", "Role with name %s already exists.", in.RoleName)
 	}
 	if !json.Valid([]byte(in.AssumeRolePolicyDocument)) {
-		return nil, malformed(fmt.Errorf("This policy contains invalid Json"))
+		return nil, malformed(errNotJSON)
 	}
 	r := s.ensure(in.RoleName)
 	r.trust = in.AssumeRolePolicyDocument
@@ -343,7 +346,7 @@ func (s *Server) updateTrust(in *struct{ RoleName, PolicyDocument string }) (any
 		return nil, err
 	}
 	if !json.Valid([]byte(in.PolicyDocument)) {
-		return nil, malformed(fmt.Errorf("This policy contains invalid Json"))
+		return nil, malformed(errNotJSON)
 	}
 	r.trust = in.PolicyDocument
 	return nil, nil
@@ -374,8 +377,8 @@ func (s *Server) listRoles(*struct{}) (any, error) {
 		}
 	}
 	var out struct {
-		IsTruncated bool       `xml:"IsTruncated"`
-		Roles       []roleView `xml:"Roles>member,keep"`
+		IsTruncated bool       `out:"IsTruncated"`
+		Roles       []roleView `out:"Roles>member,keep"`
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.roles)) {
 		out.Roles = append(out.Roles, s.view(s.roles[name]))

@@ -101,7 +101,7 @@ func strict(b []byte, into any) error {
 
 func (s statement) check() error {
 	if s.Effect != "Allow" && s.Effect != "Deny" {
-		return fmt.Errorf("Effect %q is neither Allow nor Deny", s.Effect)
+		return fmt.Errorf("effect %q is neither Allow nor Deny", s.Effect)
 	}
 	if (len(s.Action) == 0) == (len(s.NotAction) == 0) {
 		return fmt.Errorf("one of Action and NotAction is needed")

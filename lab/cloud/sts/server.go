@@ -28,27 +28,27 @@ type Server struct{ opts Options }
 func New(o Options) *Server { return &Server{o} }
 
 type identity struct {
-	Arn     string `xml:"Arn"`
-	UserId  string `xml:"UserId"`
-	Account string `xml:"Account"`
+	Arn     string `out:"Arn"`
+	UserId  string `out:"UserId"`
+	Account string `out:"Account"`
 }
 
 type assumed struct {
-	Credentials      credentials     `xml:"Credentials"`
-	AssumedRoleUser  assumedRoleUser `xml:"AssumedRoleUser"`
-	PackedPolicySize int             `xml:"PackedPolicySize"`
+	Credentials      credentials     `out:"Credentials"`
+	AssumedRoleUser  assumedRoleUser `out:"AssumedRoleUser"`
+	PackedPolicySize int             `out:"PackedPolicySize"`
 }
 
 type credentials struct {
-	AccessKeyId     string `xml:"AccessKeyId"`
-	SecretAccessKey string `xml:"SecretAccessKey"`
-	SessionToken    string `xml:"SessionToken"`
-	Expiration      string `xml:"Expiration"`
+	AccessKeyId     string `out:"AccessKeyId"`
+	SecretAccessKey string `out:"SecretAccessKey"`
+	SessionToken    string `out:"SessionToken"`
+	Expiration      string `out:"Expiration"`
 }
 
 type assumedRoleUser struct {
-	AssumedRoleId string `xml:"AssumedRoleId"`
-	Arn           string `xml:"Arn"`
+	AssumedRoleId string `out:"AssumedRoleId"`
+	Arn           string `out:"Arn"`
 }
 
 // ServeHTTP implements http.Handler.
