@@ -255,13 +255,13 @@ func TestBakedImage(t *testing.T) {
 		script := "#!/bin/bash\nset -euo pipefail\necho \"identity: $(cat /etc/machine-id) $(ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub | cut -d' ' -f2)\"\necho \"data: %s\"\n"
 		began := time.Now()
 		first := runInstance(t, l, baked.ImageID, fmt.Sprintf(script, "first"), nil)
-		r := reportOf(t, l, first)
+		reportOf(t, l, first)
 		t.Logf("%s: %.1f s from RunInstances to the report in S3", release, time.Since(began).Seconds())
 		second := runInstance(t, l, baked.ImageID, fmt.Sprintf(script, "second"), nil)
 		ids := map[string]string{}
 		for _, i := range []struct{ id, want string }{{first, "data: first"}, {second, "data: second"}} {
 			id, want := i.id, i.want
-			r = reportOf(t, l, id)
+			r := reportOf(t, l, id)
 			if r.Verdict != report.Success || r.Instance.ID != id || r.Instance.ImageID != baked.ImageID {
 				t.Errorf("report of %s: %s: %s (%+v)", id, r.Verdict, r.Summary, r.Causes)
 			}
