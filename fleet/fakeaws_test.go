@@ -24,9 +24,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/middleware"
 
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/fleet"
+	"github.com/lecafe/lecafe/internal/awsconf"
 )
 
 // fakeAWS answers the calls of a watcher on the wire: query protocol for EC2,
@@ -334,7 +336,8 @@ func (f *fakeAWS) watcher(t testing.TB, sel fleet.Selection) *fleet.Watcher {
 func newWatcher(t testing.TB, endpoint string, sel fleet.Selection) *fleet.Watcher {
 	t.Helper()
 	meter := &fleet.Meter{}
-	cfg := meter.Config(aws.Config{Region: "us-east-1", BaseEndpoint: &endpoint, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")})
+	cfg := meter.Config(aws.Config{Region: "us-east-1", BaseEndpoint: &endpoint, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
+		APIOptions: []func(*middleware.Stack) error{awsconf.WholeBodies}})
 	bucket := s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true })
 	reports, err := fleet.NewReports(bucket, "s3://b/p/")
 	if err != nil {

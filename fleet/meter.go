@@ -48,8 +48,7 @@ type patient struct {
 var throttles = retry.IsErrorThrottles(retry.DefaultThrottles)
 
 // RetryDelay is the SDK's for throttling, which wants time. What broke on its
-// way (on loopback Go's transport now and then closes a connection whose answer
-// outran its request) is tried again soon.
+// way is tried again soon.
 func (p *patient) RetryDelay(attempt int, err error) (time.Duration, error) {
 	d, delayErr := p.Standard.RetryDelay(attempt, err)
 	if throttles.IsErrorThrottle(err).Bool() {
