@@ -3,6 +3,7 @@ package orders
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"sync"
 	"time"
@@ -72,10 +73,11 @@ func (i *Instance) apply(s settings.Settings) settings.Settings {
 func (i *Instance) Resolve(ctx context.Context) (Target, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	files, err := settings.Files(i.Root)
-	if err != nil {
-		return Target{}, err
+	files, ferr := settings.Files(i.Root)
+	if ferr != nil && !errors.Is(ferr, fs.ErrPermission) {
+		return Target{}, ferr
 	}
+	// Files that only root may read are as good as none: user data may do.
 	if !i.NoIMDS {
 		payload, err := identity.UserData(ctx, i.metadata())
 		if err != nil {
@@ -91,7 +93,7 @@ func (i *Instance) Resolve(ctx context.Context) (Target, error) {
 	s, derr := settings.Decode(files...)
 	s = i.apply(s)
 	if s.Orders.Queue == "" {
-		return Target{}, errors.Join(errNoQueue, derr)
+		return Target{}, errors.Join(errNoQueue, ferr, derr)
 	}
 	region := s.AWS.Region
 	if region == "" && !i.NoIMDS {
@@ -106,6 +108,7 @@ func (i *Instance) Resolve(ctx context.Context) (Target, error) {
 	}
 	o := instance.Options{Region: region, Endpoint: s.AWS.EndpointURL, CABundle: s.AWS.CABundle, Proxy: s.AWS.Proxy}
 	var cfg aws.Config
+	var err error
 	if i.NoIMDS {
 		cfg, err = environment(o)
 	} else {
