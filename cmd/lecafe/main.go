@@ -44,6 +44,8 @@ func newApp() *cli.App {
 		Version:              version.String(),
 		EnableBashCompletion: true,
 		HideHelpCommand:      true,
+		// Values of repeatable flags may have commas: --set tags={a: b, c: d}.
+		DisableSliceFlagSeparator: true,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "profile", Usage: "AWS shared config `PROFILE`", EnvVars: []string{"AWS_PROFILE"}},
 			&cli.StringFlag{Name: "region", Usage: "AWS `REGION`", EnvVars: []string{"AWS_REGION", "AWS_DEFAULT_REGION"}},
