@@ -35,6 +35,8 @@ type Config struct {
 
 	// File with the agent's settings, baked in as /etc/lecafe/agent.yaml.
 	Settings string `mapstructure:"settings"`
+	// The same settings inline, as YAML; one of the two.
+	SettingsContent string `mapstructure:"settings_content"`
 	// Directory that holds lecafe-agent and lecafe-builder, or
 	// lecafe-agent-linux-amd64 and so on for several architectures. Default:
 	// the plugin's own directory, then the directories in PATH.
@@ -74,8 +76,18 @@ func (p *Provisioner) Prepare(raws ...any) error {
 			errs = packersdk.MultiErrorAppend(errs, fmt.Errorf("settings: %w", err))
 		}
 	}
-	if p.config.SkipAgent && p.config.Settings != "" {
-		errs = packersdk.MultiErrorAppend(errs, errors.New("settings: no use with skip_agent; remove one of them"))
+	if text := p.config.SettingsContent; text != "" {
+		if _, err := settings.Decode(settings.Source{Name: "settings_content", Data: []byte(text)}); err != nil {
+			errs = packersdk.MultiErrorAppend(errs, fmt.Errorf("settings_content: %w", err))
+		}
+	}
+	if p.config.Settings != "" && p.config.SettingsContent != "" {
+		errs = packersdk.MultiErrorAppend(errs, errors.New("settings: goes not with settings_content; remove one of them"))
+	}
+	for attribute, value := range map[string]string{"settings": p.config.Settings, "settings_content": p.config.SettingsContent} {
+		if p.config.SkipAgent && value != "" {
+			errs = packersdk.MultiErrorAppend(errs, fmt.Errorf("%s: no use with skip_agent; remove one of them", attribute))
+		}
 	}
 	if err := cleanup.CheckKeep(p.config.Keep); err != nil {
 		errs = packersdk.MultiErrorAppend(errs, fmt.Errorf("keep: %w; lecafe inspect --rules lists them", err))
@@ -83,6 +95,8 @@ func (p *Provisioner) Prepare(raws ...any) error {
 	if d := p.config.Programs; d != "" {
 		if info, err := os.Stat(d); err != nil || !info.IsDir() {
 			errs = packersdk.MultiErrorAppend(errs, fmt.Errorf("programs: %q is not a directory", d))
+		} else if err := p.anyProgram(); err != nil {
+			errs = packersdk.MultiErrorAppend(errs, fmt.Errorf("programs: %w", err))
 		}
 	}
 	if errs != nil && len(errs.Errors) > 0 {
@@ -136,6 +150,11 @@ func (p *Provisioner) Provision(ctx context.Context, ui packersdk.Ui, comm packe
 	if p.config.Settings != "" {
 		if err := upload(comm, dir+"/agent.yaml", p.config.Settings); err != nil {
 			return err
+		}
+		args = append(args, "--settings", dir+"/agent.yaml")
+	} else if text := p.config.SettingsContent; text != "" {
+		if err := comm.Upload(dir+"/agent.yaml", strings.NewReader(text), nil); err != nil {
+			return fmt.Errorf("upload settings_content: %w", err)
 		}
 		args = append(args, "--settings", dir+"/agent.yaml")
 	}
@@ -209,6 +228,28 @@ func (p *Provisioner) program(name, arch string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("no %s for linux/%s in %s; set programs to the directory that has it", name, arch, strings.Join(dirs, ", "))
+}
+
+// anyProgram checks that the directory has what will be uploaded, for some
+// architecture: the machine's own is not known before it is there.
+func (p *Provisioner) anyProgram() error {
+	names := []string{"lecafe-builder"}
+	if !p.config.SkipAgent {
+		names = append(names, "lecafe-agent")
+	}
+	var errs []error
+	for _, name := range names {
+		var err error
+		for _, arch := range []string{"amd64", "arm64"} {
+			if _, err = p.program(name, arch); err == nil {
+				break
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("no %s for linux in %s", name, p.config.Programs))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // elfArch reads for which machine a program is, in Go's words.

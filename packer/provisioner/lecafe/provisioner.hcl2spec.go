@@ -19,6 +19,7 @@ type FlatConfig struct {
 	PackerUserVars      map[string]string `mapstructure:"packer_user_variables" cty:"packer_user_variables" hcl:"packer_user_variables"`
 	PackerSensitiveVars []string          `mapstructure:"packer_sensitive_variables" cty:"packer_sensitive_variables" hcl:"packer_sensitive_variables"`
 	Settings            *string           `mapstructure:"settings" cty:"settings" hcl:"settings"`
+	SettingsContent     *string           `mapstructure:"settings_content" cty:"settings_content" hcl:"settings_content"`
 	Programs            *string           `mapstructure:"programs" cty:"programs" hcl:"programs"`
 	Keep                []string          `mapstructure:"keep" cty:"keep" hcl:"keep"`
 	ZeroFreeSpace       *bool             `mapstructure:"zero_free_space" cty:"zero_free_space" hcl:"zero_free_space"`
@@ -46,6 +47,7 @@ func (*FlatConfig) HCL2Spec() map[string]hcldec.Spec {
 		"packer_user_variables":      &hcldec.AttrSpec{Name: "packer_user_variables", Type: cty.Map(cty.String), Required: false},
 		"packer_sensitive_variables": &hcldec.AttrSpec{Name: "packer_sensitive_variables", Type: cty.List(cty.String), Required: false},
 		"settings":                   &hcldec.AttrSpec{Name: "settings", Type: cty.String, Required: false},
+		"settings_content":           &hcldec.AttrSpec{Name: "settings_content", Type: cty.String, Required: false},
 		"programs":                   &hcldec.AttrSpec{Name: "programs", Type: cty.String, Required: false},
 		"keep":                       &hcldec.AttrSpec{Name: "keep", Type: cty.List(cty.String), Required: false},
 		"zero_free_space":            &hcldec.AttrSpec{Name: "zero_free_space", Type: cty.Bool, Required: false},
