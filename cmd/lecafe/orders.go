@@ -28,7 +28,7 @@ func ordersCommand() *cli.Command {
 				"under its own ID, and deleted once the queue has all of it. An object that is sent in part stays;\n" +
 				"sending it again repeats orders under the same ID.",
 			Flags: []cli.Flag{
-				&cli.StringFlag{Name: "queue", Usage: "`NAME` or URL of the queue", Required: true},
+				&cli.StringFlag{Name: "queue", Usage: "`NAME` or URL of the queue"},
 				&cli.BoolFlag{Name: "dry-run", Usage: "list objects and their orders, send nothing"},
 				&cli.BoolFlag{Name: "keep", Usage: "do not delete objects that were sent"},
 				&cli.DurationFlag{Name: "timeout", Usage: "how long to try for each object", Value: 5 * time.Minute},
@@ -49,6 +49,9 @@ func replayOrders(c *cli.Context) error {
 	// Without a slash the whole bucket is meant.
 	if c.Args().Len() != 1 || !strings.HasPrefix(c.Args().First(), "s3://") || bucket == "" {
 		return badRequest("orders replay takes one place, as s3://bucket/prefix")
+	}
+	if c.String("queue") == "" {
+		return badRequest("orders replay needs --queue, the name or URL of the queue; flags come before the place")
 	}
 	cfg, err := loadAWS(c)
 	if err != nil {
