@@ -48,6 +48,19 @@ drill: setup build ## every way to fail that lecafe drill knows, on real boots
 bench: build ## benchmarks; the last line is one JSON object of name to number
 	scripts/bench
 
+# Both end with the line that sums them up.
+.PHONY: loss
+loss: ## 200 kills of the orders service: nothing acknowledged is lost
+	summary=$$(mktemp); trap 'rm -f "$$summary"' EXIT; \
+	LECAFE_LOSS_KILLS=$${LECAFE_LOSS_KILLS:-200} LECAFE_LOSS_SUMMARY=$$summary go test -vet=off -count=1 -timeout 40m ./test/loss; \
+	cat "$$summary"
+
+.PHONY: crash
+crash: ## a bake killed before and after each of its calls leaves nothing
+	log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	go test -vet=off -count=1 -timeout 20m -run '^TestKilledAnywhere$$' -v ./bake | tee "$$log" | grep -E '^(---|FAIL|ok)'; \
+	grep '^kill points' "$$log"
+
 .PHONY: clean
 clean:
 	rm -rf bin
