@@ -37,9 +37,11 @@ type world struct {
 	dir    string
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldAt(t, 100) }
+
+func newWorldAt(t *testing.T, times float64) *world {
 	t.Helper()
-	c := cloudtest.New(t, cloud.Options{Clock: wire.Scaled(100)})
+	c := cloudtest.New(t, cloud.Options{Clock: wire.Scaled(times)})
 	c.S3.CreateBucket(bucket, "us-east-1")
 	id, err := c.EC2.AddImage("us-east-1", cloudec2.ImageSeed{Name: "debian-12-amd64-20261101", Owner: "136693071363"})
 	if err != nil {
@@ -191,15 +193,6 @@ func tag(tags []types.Tag, key string) string {
 		}
 	}
 	return ""
-}
-
-func (w *world) count(action string) (n int) {
-	for _, c := range w.Calls() {
-		if c.Action == action && c.Caller.Role == "" && !c.Presigned {
-			n++
-		}
-	}
-	return n
 }
 
 func TestBake(t *testing.T) {

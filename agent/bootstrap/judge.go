@@ -116,10 +116,6 @@ func (j *judge) add(c report.Cause) {
 	j.causes = append(j.causes, c)
 }
 
-func (j *judge) has(codes ...report.Code) bool {
-	return slices.ContainsFunc(j.causes, func(c report.Cause) bool { return slices.Contains(codes, c.Code) })
-}
-
 // ended says whether cloud-init has done all it will do.
 func (j *judge) ended() bool {
 	if j.absent() {
