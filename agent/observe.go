@@ -129,7 +129,9 @@ func (a *Agent) progress(ctx context.Context, j bootstrap.Judgement, ev bootstra
 	if id := a.facts.instance.ID; id != "" && m.Interrupted(id, a.facts.bootID) == nil {
 		m.InstanceID, m.BootID = id, a.facts.bootID
 		m.Stage, m.File, m.Command = running, file, command
-		m.Ended = ev.CloudInit.Ended()
+		// A shutdown ends scripts too: an end with errors that was not judged
+		// before the machine went down was no end.
+		m.Ended = ev.CloudInit.Ended() && j.Status != "error"
 		if m.Judged && a.memory.InstanceID != id {
 			m.Judged, m.Verdict, m.ReportID = false, "", ""
 		}

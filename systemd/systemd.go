@@ -131,6 +131,10 @@ func (m *Manager) job(ctx context.Context, verb, unit string, f func(context.Con
 	// Buffered, so that a late answer holds up nobody after ctx has ended.
 	done := make(chan string, 1)
 	if _, err := f(ctx, unit, "replace", done); err != nil {
+		var de godbus.Error
+		if verb != "start" && errors.As(err, &de) && de.Name == "org.freedesktop.systemd1.NoSuchUnit" {
+			return nil // one that does not exist yet does not run
+		}
 		return fmt.Errorf("%s unit %s: %w", verb, unit, err)
 	}
 	select {

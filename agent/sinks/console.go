@@ -2,10 +2,13 @@ package sinks
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/lecafe/lecafe/agent/report"
@@ -46,14 +49,31 @@ type Line struct {
 	Message  string         `json:"message,omitempty"`
 }
 
-// OpenConsole opens the console device at path, /dev/console on an instance.
+// OpenConsole speaks on the console device at path, /dev/console on an
+// instance.
 func OpenConsole(path string) (*Console, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
+	d := tty(path)
+	if _, err := d.Write(nil); err != nil {
 		return nil, err
 	}
-	return NewConsole(f), nil
+	return NewConsole(d), nil
 }
+
+// tty opens the device for each line: a getty that starts on it hangs up what
+// others have open.
+type tty string
+
+func (t tty) Write(b []byte) (int, error) {
+	// Never as controlling terminal: its hangup would end the agent.
+	f, err := os.OpenFile(string(t), os.O_WRONLY|os.O_APPEND|syscall.O_NOCTTY, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open console: %w", err)
+	}
+	n, err := f.Write(b)
+	return n, errors.Join(err, f.Close())
+}
+
+func (tty) Close() error { return nil }
 
 // NewConsole writes to w until Close.
 func NewConsole(w io.WriteCloser) *Console {
