@@ -72,11 +72,14 @@ func Run(ctx context.Context, cases []Case, g Ground, o Options) ([]Result, erro
 	}()
 	defer func() { close(finished); <-reported }()
 
-	group, ctx := errgroup.WithContext(ctx)
+	var group errgroup.Group
 	group.SetLimit(max(1, o.Parallel))
 	for i, c := range cases {
 		if c.Fault == "" {
 			group.Go(func() error {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
 				out[i] = one(ctx, c, g, o.Patience)
 				finished <- out[i]
 				return ctx.Err()
@@ -89,10 +92,10 @@ func Run(ctx context.Context, cases []Case, g Ground, o Options) ([]Result, erro
 	// A fault may be one of the cloud, which all instances share.
 	for i, c := range cases {
 		if c.Fault != "" {
-			if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			if err := ctx.Err(); err != nil {
 				return out, err
 			}
-			out[i] = one(context.WithoutCancel(ctx), c, g, o.Patience)
+			out[i] = one(ctx, c, g, o.Patience)
 			finished <- out[i]
 		}
 	}
