@@ -20,5 +20,6 @@ func commands() []*cli.Command {
 		imagesCommand(),
 		recipeCommand(),
 		validateCommand(),
+		packerCommand(),
 	}
 }
