@@ -9,8 +9,12 @@ import (
 // maxCommit bounds the bytes of one write, and with them the writer's buffer.
 const maxCommit = 1 << 20
 
-// gather is how many appends a commit stops looking for more at.
-const gather = 1024
+// gather is how many appends a commit stops looking for more at, patience how
+// often it looks in vain.
+const (
+	gather   = 1024
+	patience = 30
+)
 
 // pending is one Append that waits for its commit.
 type pending struct {
@@ -51,6 +55,7 @@ func (s *Spool) Append(ctx context.Context, recs ...[]byte) (uint64, error) {
 // write is the writer goroutine: it alone touches the active segment's file.
 func (s *Spool) write() {
 	var batch []*pending
+	woken, waiting := 0, 0 // by the last commit, and behind it
 	for {
 		s.mu.Lock()
 		for len(s.queue) == 0 && !s.closed {
@@ -62,21 +67,23 @@ func (s *Spool) write() {
 		}
 		s.mu.Unlock()
 		// The producers that the last commit woke are about to queue again:
-		// letting them run first makes one large commit of two small ones. It
-		// costs nothing where there are none.
-		for queued := 0; ; {
-			runtime.Gosched()
-			s.mu.Lock()
-			if n := len(s.queue); n == queued || n >= gather {
-				break
-			} else {
-				queued = n
+		// letting them run first makes one large commit of two small ones. Those
+		// who do not come are not waited for longer than a fraction of a sync.
+		s.mu.Lock()
+		for spins, queued := 0, -1; len(s.queue) < min(waiting+woken, gather) && spins < patience; spins++ {
+			if n := len(s.queue); n != queued {
+				queued, spins = n, 0
 			}
 			s.mu.Unlock()
+			runtime.Gosched()
+			s.mu.Lock()
 		}
 		batch, s.queue = s.queue, batch[:0]
 		s.mu.Unlock()
 		s.commit(batch)
+		s.mu.Lock()
+		woken, waiting = len(batch), len(s.queue)
+		s.mu.Unlock()
 		clear(batch)
 	}
 	s.mu.Lock()
