@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"fmt"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -56,11 +57,28 @@ func (j *judge) payload() {
 			Stage: report.StageUserData, Code: f.Code, File: f.File, Line: f.Line, Column: f.Column,
 			Message: sentence(of(f) + ": " + f.Message), Fix: sentence(f.Fix),
 		}
-		if f.Code == report.CodeUserDataWrongType && !failed || !f.Error {
+		switch {
+		case f.Code == report.CodeUserDataWrongType && !failed || !f.Error:
 			c.Severity = report.SeverityDegraded
+		case f.Code == report.CodeUserDataPlaceholder && j.scriptFailed(f.File):
+			// It is why the script failed, or part of it.
+			c.Severity = report.SeverityFailure
 		}
 		j.add(c)
 	}
+}
+
+// scriptFailed says that a script part ended badly; a payload that is one
+// script has no name for it.
+func (j *judge) scriptFailed(name string) bool {
+	for _, s := range j.ev.CloudInit.Stages {
+		for _, e := range s.Errors {
+			if parts := failedParts(e); name == "" && len(parts) > 0 || slices.Contains(parts, name) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // of says where in the user data a finding is.
@@ -169,6 +187,32 @@ func first(s string, n int) string {
 		return string(r[:n]) + "..."
 	}
 	return s
+}
+
+// Boothooks script /var/lib/cloud/instance/boothooks/part-001 execution error
+var hookError = regexp.MustCompile(`Boothooks script (\S+) execution error`)
+
+// hooks finds boothooks that failed, which cloud-init only logs.
+func (j *judge) hooks() {
+	seen := map[string]bool{}
+	for _, w := range j.ev.CloudInit.Warnings {
+		m := hookError.FindStringSubmatch(w)
+		if m == nil || seen[m[1]] {
+			continue
+		}
+		seen[m[1]] = true
+		c := report.Cause{
+			Stage: report.StageCloudInitNetwork, Code: report.CodeScriptExit, Severity: report.SeverityDegraded, File: path.Base(m[1]), Output: j.ev.LogTail,
+			Fix: "Make the boothook's commands work, or handle their failure: cloud-init only logs it.",
+		}
+		for _, f := range j.ev.CloudInit.Failures {
+			if f.Path == m[1] {
+				c.ExitCode = f.Exit
+			}
+		}
+		c.Message = fmt.Sprintf("The boothook %s failed%s, and the boot went on.", c.File, where(c))
+		j.add(c)
+	}
 }
 
 // warnings looks at what cloud-init logged and nothing else explains.

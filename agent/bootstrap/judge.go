@@ -69,6 +69,7 @@ func Judge(ev Evidence, o Options) Judgement {
 	j.modules()
 	j.scripts()
 	j.notRun()
+	j.hooks()
 	j.warnings()
 	j.cloudUnits()
 	if late && !ended {

@@ -268,6 +268,18 @@ var cases = map[string]func(t *testing.T) *boot{
 		b.unit("cloud-final.service", "active")
 		return b
 	},
+	"script-unbound": func(t *testing.T) *boot {
+		return newBoot(t, "22.4.2", "#!/bin/bash\nset -eu\necho $missing\n").failed("part-001", "1", "-").
+			output("/var/lib/cloud/instance/scripts/part-001: line 3: missing: unbound variable\n")
+	},
+	"boothook-fails": func(t *testing.T) *boot {
+		b := newBoot(t, "22.4.2", "#cloud-boothook\n#!/bin/sh\nls /nonexistent\n")
+		b.line("util.py", "WARNING", "Boothooks script /var/lib/cloud/instance/boothooks/part-001 execution error")
+		return b
+	},
+	"placeholder-fails": func(t *testing.T) *boot {
+		return newBoot(t, "22.4.2", "#!/bin/bash\nset -e\necho ${var.environment}\n").failed("part-001", "1", "-")
+	},
 	"script-syntax": func(t *testing.T) *boot {
 		return newBoot(t, "22.4.2", "#!/bin/bash\necho a\nif true; then\n  echo b\n").failed("part-001", "2", "-").
 			output("a\n/var/lib/cloud/instance/scripts/part-001: line 5: syntax error: unexpected end of file\n")

@@ -65,6 +65,7 @@ func (j *judge) script(stage report.StageName, name string) {
 		c.Message = fmt.Sprintf("The script %s was killed by %s.", name, c.Signal)
 		c.Fix = "SIGKILL mostly means that memory ran out: dmesg on the instance says so."
 	case j.syntax(&c):
+	case c.Line == 0 && j.expansion(&c):
 	case name == "runcmd":
 		c.Code = report.CodeRuncmdFailed
 		c.Message = "A command of runcmd failed" + where(c) + "."
@@ -170,6 +171,26 @@ func (j *judge) syntax(c *report.Cause) bool {
 			c.Fix = sentence(f.Fix)
 			return true
 		}
+	}
+	return false
+}
+
+// bash: /var/lib/cloud/instance/scripts/part-001: line 4: name: unbound variable
+// dash: /var/lib/cloud/instance/scripts/part-001: 4: name: parameter not set
+var fatalLine = regexp.MustCompile(`/scripts/([^:/\s]+): (?:line )?(\d+): (.*(?:unbound variable|bad substitution|parameter null or not set|parameter not set|[Bb]ad substitution))$`)
+
+// expansion finds the shell's word on a variable that ended the script: no
+// command failed then that a trap could tell of.
+func (j *judge) expansion(c *report.Cause) bool {
+	for _, l := range slices.Backward(j.ev.LogTail) {
+		m := fatalLine.FindStringSubmatch(l)
+		if m == nil || m[1] != c.File {
+			continue
+		}
+		c.Line, _ = strconv.Atoi(m[2])
+		c.Message = fmt.Sprintf("The script %s ended on line %d: %s.", c.File, c.Line, m[3])
+		c.Fix = "Set the variable, or give it a default as in ${NAME:-value}."
+		return true
 	}
 	return false
 }
