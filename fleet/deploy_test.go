@@ -1,8 +1,11 @@
 package fleet_test
 
 import (
+	"context"
 	"errors"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,12 +14,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling/types"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 
 	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/bake/promote"
 	"github.com/lecafe/lecafe/fleet"
 	labec2 "github.com/lecafe/lecafe/lab/cloud/ec2"
 	"github.com/lecafe/lecafe/launchtemplate"
-	"github.com/lecafe/lecafe/rollout"
 )
 
 // newImage is a second image to deploy.
@@ -28,22 +32,13 @@ func (l *labFleet) newImage() string {
 	return id
 }
 
-func (l *labFleet) clients() rollout.Clients {
-	return rollout.Clients{EC2: ec2.NewFromConfig(l.cloud.Config()), AutoScaling: l.asg, SSM: ssm.NewFromConfig(l.cloud.Config())}
-}
-
-// deploy runs a deploy of spec; agents reports what an instance's agent would.
-func (l *labFleet) deploy(spec rollout.Spec, change func(*fleet.Deploy), agents func(fleet.Standing) report.Verdict) (*fleet.Outcome, error) {
+// deploy runs a promotion that is proved by reports; agents says what an
+// instance's agent would report, "" for nothing.
+func (l *labFleet) deploy(o promote.Options, change func(*fleet.Proof, *promote.Options), agents func(fleet.Standing) report.Verdict) (*promote.Result, *fleet.Proof, error) {
 	l.Helper()
-	c := l.clients()
-	r, err := rollout.Prepare(l.Context(), c, spec)
-	if err != nil {
-		return nil, err
-	}
-	w := l.watcher()
 	told := map[string]bool{}
-	d := &fleet.Deploy{Watcher: w, Rollout: r, Clients: c, Interval: time.Millisecond}
-	d.Tell = func(p fleet.Progress) {
+	proof := &fleet.Proof{Watcher: l.watcher()}
+	proof.Tell = func(p fleet.Progress) {
 		for _, ch := range p.Changes {
 			v := agents(ch.Standing)
 			if told[ch.ID] || v == "" || ch.Verdict != fleet.Pending {
@@ -58,12 +53,38 @@ func (l *labFleet) deploy(spec rollout.Spec, change func(*fleet.Deploy), agents 
 				l.Error(err)
 			}
 		}
-		l.clock.Advance(20 * time.Second)
+	}
+	o.Config, o.Group, o.LaunchTemplate, o.Poll = l.cloud.Config(), "app", "app", time.Millisecond
+	o.Prove = func(ctx context.Context, now promote.Rollout) (bool, error) {
+		defer l.clock.Advance(20 * time.Second)
+		return proof.Prove(ctx, now)
+	}
+	// The way back needs time too.
+	var back sync.WaitGroup
+	done := make(chan struct{})
+	defer back.Wait()
+	defer close(done)
+	o.Report = func(line string) {
+		if strings.HasPrefix(line, "rolling the instance refresh back") {
+			back.Go(func() {
+				tick := time.NewTicker(time.Millisecond)
+				defer tick.Stop()
+				for {
+					select {
+					case <-done:
+						return
+					case <-tick.C:
+						l.clock.Advance(20 * time.Second)
+					}
+				}
+			})
+		}
 	}
 	if change != nil {
-		change(d)
+		change(proof, &o)
 	}
-	return d.Run(l.Context())
+	res, err := promote.Run(l.Context(), o)
+	return res, proof, err
 }
 
 func (l *labFleet) group() types.AutoScalingGroup {
@@ -77,7 +98,11 @@ func (l *labFleet) group() types.AutoScalingGroup {
 
 func (l *labFleet) defaultVersion() int64 {
 	l.Helper()
-	v, err := launchtemplate.Describe(l.Context(), ec2.NewFromConfig(l.cloud.Config()), "app", "$Default")
+	api := ec2.NewFromConfig(l.cloud.Config())
+	v, err := launchtemplate.Describe(l.Context(), api, "app", "$Default")
+	if err != nil { // a new client learns the cloud's time from its first answer
+		v, err = launchtemplate.Describe(l.Context(), api, "app", "$Default")
+	}
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -88,32 +113,48 @@ func always(v report.Verdict) func(fleet.Standing) report.Verdict {
 	return func(fleet.Standing) report.Verdict { return v }
 }
 
+// parameter is an SSM parameter's value, "" where there is none.
+func (l *labFleet) parameter(name string) string {
+	l.Helper()
+	api := ssm.NewFromConfig(l.cloud.Config())
+	for try := 0; ; try++ {
+		out, err := api.GetParameter(l.Context(), &ssm.GetParameterInput{Name: &name})
+		var missing *ssmtypes.ParameterNotFound
+		switch {
+		case err == nil:
+			return *out.Parameter.Value
+		case errors.As(err, &missing):
+			return ""
+		case try == 2:
+			l.Fatal(err)
+		}
+	}
+}
+
 func TestDeployOfAGoodImage(t *testing.T) {
 	l := newLabFleet(t, 4)
 	image := l.newImage()
-	spec := rollout.Spec{Group: "app", ImageID: image, Parameter: "/app/image"}
-	defaults := []int64{}
-	out, err := l.deploy(spec, func(d *fleet.Deploy) {
-		tell := d.Tell
-		d.Tell = func(p fleet.Progress) { defaults = append(defaults, l.defaultVersion()); tell(p) }
+	o := promote.Options{ImageID: image, SSMParameter: "/app/image"}
+	early := false
+	res, proof, err := l.deploy(o, func(p *fleet.Proof, _ *promote.Options) {
+		tell := p.Tell
+		p.Tell = func(pr fleet.Progress) {
+			early = early || l.defaultVersion() == 2 || l.parameter("/app/image") != ""
+			tell(pr)
+		}
 	}, always(report.Success))
-	if err != nil || !out.OK || out.RolledBack || out.Counts[fleet.Success] != 4 {
-		t.Fatalf("%v: %+v", err, out)
+	if err != nil || proof.Counts[fleet.Success] != 4 || res.Version != 2 || res.From != "1" {
+		t.Fatalf("%v: %+v, %v", err, res, proof.Counts)
 	}
-	if slices.Contains(defaults, 2) {
-		t.Error("the version was the default before it was proved")
+	if early {
+		t.Error("the version was the default, or the parameter written, before it was proved")
 	}
-	g := l.group()
-	if v := aws.ToString(g.LaunchTemplate.Version); v != "2" || l.defaultVersion() != 2 {
-		t.Errorf("group on version %s, default %d", v, l.defaultVersion())
-	}
-	p, err := l.clients().SSM.(*ssm.Client).GetParameter(t.Context(), &ssm.GetParameterInput{Name: aws.String("/app/image")})
-	if err != nil || *p.Parameter.Value != image {
-		t.Errorf("parameter: %v", err)
+	if v := aws.ToString(l.group().LaunchTemplate.Version); v != "2" || l.defaultVersion() != 2 || l.parameter("/app/image") != image {
+		t.Errorf("group on version %s, default %d, parameter %q", v, l.defaultVersion(), l.parameter("/app/image"))
 	}
 	// Running it again finds everything done.
-	if out, err = l.deploy(spec, nil, always("")); err != nil || !out.OK || out.Rollout.To != "2" {
-		t.Errorf("again: %v, %+v", err, out)
+	if res, _, err = l.deploy(o, nil, always("")); err != nil || res.Version != 2 || res.RefreshID != "" {
+		t.Errorf("again: %v, %+v", err, res)
 	}
 }
 
@@ -123,13 +164,13 @@ func TestDeployOfABadImageStopsAtTheBrake(t *testing.T) {
 	for _, i := range l.group().Instances {
 		before = append(before, *i.InstanceId)
 	}
-	out, err := l.deploy(rollout.Spec{Group: "app", ImageID: l.newImage(), Parameter: "/app/image", MinHealthy: aws.Int32(80), Warmup: aws.Int32(60)}, nil, always(report.Failure))
-	if err != nil || out.OK || !out.RolledBack || len(out.Failed) < 3 {
-		t.Fatalf("%v: %+v", err, out)
+	res, proof, err := l.deploy(promote.Options{ImageID: l.newImage(), SSMParameter: "/app/image", MinHealthy: 80, Warmup: time.Minute}, nil, always(report.Failure))
+	if !errors.Is(err, promote.ErrUnproved) || !errors.Is(err, promote.ErrRollback) || len(proof.Failed) != 3 || !strings.Contains(err.Error(), "the brake tripped, 3 failed the same way: script_exit") {
+		t.Fatalf("%v: %+v, failed %d", err, res, len(proof.Failed))
 	}
 	g := l.group()
-	if v := aws.ToString(g.LaunchTemplate.Version); v != "1" || l.defaultVersion() != 1 {
-		t.Errorf("group on version %s, default %d", v, l.defaultVersion())
+	if v := aws.ToString(g.LaunchTemplate.Version); v != "1" || l.defaultVersion() != 1 || l.parameter("/app/image") != "" {
+		t.Errorf("group on version %s, default %d, parameter %q", v, l.defaultVersion(), l.parameter("/app/image"))
 	}
 	kept := 0
 	for _, i := range g.Instances {
@@ -143,67 +184,39 @@ func TestDeployOfABadImageStopsAtTheBrake(t *testing.T) {
 	if kept < 4 {
 		t.Errorf("%d of 8 good instances are left", kept)
 	}
-	if _, err := l.clients().SSM.(*ssm.Client).GetParameter(t.Context(), &ssm.GetParameterInput{Name: aws.String("/app/image")}); err == nil {
-		t.Error("the parameter was written")
-	}
 }
 
 // Without a lifecycle hook the refresh may be through before the reports come.
 func TestDeployGoesBackAfterTheRefreshHasEnded(t *testing.T) {
 	l := newLabFleet(t, 2)
-	out, err := l.deploy(rollout.Spec{Group: "app", ImageID: l.newImage()}, func(d *fleet.Deploy) { d.After = 9; d.Watcher.Deadline = time.Hour }, func(s fleet.Standing) report.Verdict {
-		if aws.ToString(l.group().LaunchTemplate.Version) != "2" {
-			return "" // still refreshing
-		}
-		return report.Failure
-	})
-	// Reports come with changes alone; the instances fall due after an hour.
-	if err != nil || out.OK || !out.RolledBack || out.Rollout.Back == "" {
-		t.Fatalf("%v: %+v", err, out)
+	res, _, err := l.deploy(promote.Options{ImageID: l.newImage()}, func(p *fleet.Proof, _ *promote.Options) { p.Watcher.Deadline = 30 * time.Minute }, always(""))
+	if !errors.Is(err, promote.ErrUnproved) || !errors.Is(err, promote.ErrRollback) || res.BackID == "" {
+		t.Fatalf("%v: %+v", err, res)
+	}
+	if v := aws.ToString(l.group().LaunchTemplate.Version); v != "1" || l.defaultVersion() != 1 {
+		t.Errorf("group on version %s, default %d", v, l.defaultVersion())
+	}
+}
+
+func TestDeployGoesBackWhenTimeIsOver(t *testing.T) {
+	l := newLabFleet(t, 4)
+	res, _, err := l.deploy(promote.Options{ImageID: l.newImage(), BakeTime: 40 * time.Hour, Timeout: 500 * time.Millisecond}, func(p *fleet.Proof, _ *promote.Options) {
+		p.Watcher.Deadline = 300 * time.Hour
+	}, always(""))
+	if !errors.Is(err, promote.ErrRollback) || res.BackID != "" {
+		t.Fatalf("%v: %+v", err, res)
 	}
 	if v := aws.ToString(l.group().LaunchTemplate.Version); v != "1" {
 		t.Errorf("group on version %s", v)
 	}
 }
 
-func TestDeployGoesBackWhenTimeIsOver(t *testing.T) {
-	l := newLabFleet(t, 4)
-	out, err := l.deploy(rollout.Spec{Group: "app", ImageID: l.newImage(), BakeTime: 3600}, func(d *fleet.Deploy) {
-		d.Timeout = 10 * time.Minute
-		d.Watcher.Deadline = 3 * time.Hour
-	}, always(""))
-	if err != nil || out.OK || !out.RolledBack || out.Refresh.Status != "RollbackSuccessful" {
-		t.Fatalf("%v: %+v", err, out)
-	}
-}
-
-func TestRolloutRefusesWhatCannotGoBack(t *testing.T) {
-	l := newLabFleet(t, 2)
-	image := l.newImage()
-	if _, err := l.asg.UpdateAutoScalingGroup(t.Context(), &autoscaling.UpdateAutoScalingGroupInput{AutoScalingGroupName: aws.String("app"),
-		LaunchTemplate: &types.LaunchTemplateSpecification{LaunchTemplateName: aws.String("app"), Version: aws.String("$Latest")}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := rollout.Prepare(t.Context(), l.clients(), rollout.Spec{Group: "app", ImageID: image}); !errors.Is(err, rollout.ErrRefused) {
-		t.Errorf("$Latest: %v", err)
-	}
-	if v, err := launchtemplate.Describe(t.Context(), l.clients().EC2, "app", "$Latest"); err != nil || *v.VersionNumber != 1 {
-		t.Errorf("a refused rollout published version %v, %v", v, err)
-	}
-	r, err := rollout.Prepare(t.Context(), l.clients(), rollout.Spec{Group: "app", ImageID: image, Pin: true})
-	if err != nil || r.From != "1" || r.To != "2" || aws.ToString(l.group().LaunchTemplate.Version) != "1" {
-		t.Errorf("pinned: %+v, %v, group on %s", r, err, aws.ToString(l.group().LaunchTemplate.Version))
-	}
-	for _, s := range []rollout.Spec{{Group: "none", ImageID: image}, {Group: "app", ImageID: "resolve:ssm:/x"}, {Group: "app", ImageID: image, Template: "other"}, {ImageID: image}} {
-		if _, err := rollout.Prepare(t.Context(), l.clients(), s); !errors.Is(err, rollout.ErrRefused) {
-			t.Errorf("%+v: %v", s, err)
+func TestDegradedIsSuccessOnRequest(t *testing.T) {
+	for _, accept := range []bool{false, true} {
+		l := newLabFleet(t, 2)
+		_, _, err := l.deploy(promote.Options{ImageID: l.newImage(), Warmup: time.Minute}, func(p *fleet.Proof, _ *promote.Options) { p.Degraded = accept }, always(report.Degraded))
+		if accept && err != nil || !accept && !errors.Is(err, promote.ErrUnproved) {
+			t.Errorf("accept %v: %v", accept, err)
 		}
-	}
-	// A refresh to elsewhere is not taken for one's own.
-	if _, err := l.asg.StartInstanceRefresh(t.Context(), &autoscaling.StartInstanceRefreshInput{AutoScalingGroupName: aws.String("app")}); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Start(t.Context(), l.clients()); !errors.Is(err, rollout.ErrBusy) {
-		t.Errorf("busy: %v", err)
 	}
 }

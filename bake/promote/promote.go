@@ -60,6 +60,24 @@ type Options struct {
 	Poll           time.Duration // default 5s
 	Report         func(string)  // a line for people, may be nil
 	AnyState       bool          // take an image that lecafe bake did not finish
+	MaxHealthy     int           // percent that the group may grow to meanwhile; default AWS's 100
+	BakeTime       time.Duration // that the refresh stays open, and can be rolled back at once, after its last instance
+
+	// Prove, if set, is asked at each poll how the new version's instances do.
+	// The refresh's success is then not enough: the promotion goes on when it
+	// says proved, and goes back when it returns an ErrUnproved. Other errors
+	// are told, and it is asked again.
+	Prove func(context.Context, Rollout) (proved bool, err error)
+}
+
+// Rollout is a refresh under way, as Prove is told.
+type Rollout struct {
+	Group      string
+	TemplateID string
+	Version    string // the new one
+	Desired    int    // the group's desired capacity at the start
+	Status     string // Auto Scaling's: Pending, InProgress, Baking, Successful, ...
+	Percent    int
 }
 
 // Result is what was done.
@@ -68,6 +86,8 @@ type Result struct {
 	LaunchTemplate string   `json:"launch_template_id,omitempty"`
 	Version        int64    `json:"version,omitempty"`
 	RefreshID      string   `json:"instance_refresh_id,omitempty"` // empty when nothing had to be refreshed
+	From           string   `json:"from_version,omitempty"`        // the group's version before
+	BackID         string   `json:"back_refresh_id,omitempty"`     // a refresh to From, where the first had ended already
 	Done           []string `json:"done"`
 	NotDone        []string `json:"not_done"`
 }
@@ -96,6 +116,8 @@ func (e *Partial) Unwrap() error { return e.Err }
 var (
 	ErrRefused  = errors.New("promotion refused")
 	ErrRollback = errors.New("the instance refresh was rolled back")
+	// ErrUnproved is what Prove returns of instances that did not come up.
+	ErrUnproved = errors.New("the new version is not proved")
 )
 
 type promotion struct {
@@ -104,6 +126,7 @@ type promotion struct {
 	groups groupAPI
 	ssm    parameterAPI
 	res    *Result
+	before *astypes.AutoScalingGroup // as it was before the refresh
 }
 
 func connect(o Options) *promotion {
@@ -202,6 +225,7 @@ func (p *promotion) group(ctx context.Context) (*astypes.AutoScalingGroup, error
 	}
 	version := cmp.Or(aws.ToString(spec.Version), "$Default")
 	if _, err := strconv.Atoi(version); err == nil {
+		p.res.From = version
 		return g, nil
 	}
 	if !p.Pin {
@@ -213,7 +237,7 @@ func (p *promotion) group(ctx context.Context) (*astypes.AutoScalingGroup, error
 	}
 	number := strconv.FormatInt(aws.ToInt64(v.VersionNumber), 10)
 	in := &autoscaling.UpdateAutoScalingGroupInput{AutoScalingGroupName: &p.Group}
-	spec.Version = &number
+	spec.Version, p.res.From = &number, number
 	in.LaunchTemplate, in.MixedInstancesPolicy = desired(g, number)
 	if _, err := p.groups.UpdateAutoScalingGroup(ctx, in); err != nil {
 		return nil, fmt.Errorf("pin group %s to version %s: %w", p.Group, number, err)
@@ -252,7 +276,7 @@ func desired(g *astypes.AutoScalingGroup, version string) (*astypes.LaunchTempla
 }
 
 func (p *promotion) version(ctx context.Context) error {
-	v, err := launchtemplate.Publish(ctx, p.ec2, launchtemplate.Spec{Name: p.LaunchTemplate, Source: "$Default", ImageID: p.ImageID})
+	v, err := launchtemplate.Publish(ctx, p.ec2, launchtemplate.Spec{Name: p.LaunchTemplate, Source: cmp.Or(p.res.From, "$Default"), ImageID: p.ImageID})
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,12 @@
 package promote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -37,7 +39,12 @@ func (p *promotion) refresh(ctx context.Context, g *astypes.AutoScalingGroup) er
 	case last != nil && !ended(last.Status):
 		return fmt.Errorf("%w: instance refresh %s of %s is %s; wait for its end, or cancel it", ErrRefused, aws.ToString(last.InstanceRefreshId), p.Group, last.Status)
 	case current(g, version):
-		return nil
+		if p.Prove == nil {
+			return nil
+		}
+		// It runs there already. It must be well, but there is no way back.
+		p.res.From = version
+		return p.proveCurrent(ctx, g)
 	default:
 		in := &autoscaling.StartInstanceRefreshInput{
 			AutoScalingGroupName: &p.Group, Strategy: astypes.RefreshStrategyRolling, DesiredConfiguration: &astypes.DesiredConfiguration{},
@@ -46,6 +53,12 @@ func (p *promotion) refresh(ctx context.Context, g *astypes.AutoScalingGroup) er
 		in.DesiredConfiguration.LaunchTemplate, in.DesiredConfiguration.MixedInstancesPolicy = desired(g, version)
 		if p.Warmup > 0 {
 			in.Preferences.InstanceWarmup = aws.Int32(int32(p.Warmup / time.Second))
+		}
+		if p.MaxHealthy > 0 {
+			in.Preferences.MaxHealthyPercentage = aws.Int32(int32(p.MaxHealthy))
+		}
+		if p.BakeTime > 0 {
+			in.Preferences.BakeTime = aws.Int32(int32(p.BakeTime / time.Second))
 		}
 		out, err := p.groups.StartInstanceRefresh(ctx, in)
 		if codeOf(err) == "InstanceRefreshInProgress" { // our own call's lost answer, or somebody was faster
@@ -64,6 +77,7 @@ func (p *promotion) refresh(ctx context.Context, g *astypes.AutoScalingGroup) er
 		p.res.RefreshID = aws.ToString(out.InstanceRefreshId)
 		p.say("instance refresh %s of %s to version %s", p.res.RefreshID, p.Group, version)
 	}
+	p.before = g
 	return p.follow(ctx)
 }
 
@@ -104,8 +118,15 @@ func (p *promotion) follow(ctx context.Context) error {
 				said = line
 				p.say("instance refresh: %s", line)
 			}
-			if ended(r.Status) {
+			if r.Status != astypes.InstanceRefreshStatusSuccessful && ended(r.Status) {
 				return outcome(r)
+			}
+			done, proveErr := p.proved(limit, r)
+			switch {
+			case errors.Is(proveErr, ErrUnproved):
+				return p.rollBack(ctx, proveErr)
+			case done && ended(r.Status):
+				return nil
 			}
 		}
 		if err != nil && limit.Err() == nil && !passing(err) {
@@ -119,6 +140,43 @@ func (p *promotion) follow(ctx context.Context) error {
 	}
 }
 
+// proved asks Prove; without one the refresh's own end is all.
+func (p *promotion) proved(ctx context.Context, r *astypes.InstanceRefresh) (bool, error) {
+	if p.Prove == nil || r.Status == astypes.InstanceRefreshStatusRollbackInProgress {
+		return true, nil
+	}
+	now := Rollout{Group: p.Group, TemplateID: p.res.LaunchTemplate, Version: strconv.FormatInt(p.res.Version, 10), Status: string(r.Status), Percent: int(aws.ToInt32(r.PercentageComplete))}
+	if p.before != nil {
+		now.Desired = int(aws.ToInt32(p.before.DesiredCapacity))
+	}
+	done, err := p.Prove(ctx, now)
+	if err != nil && !errors.Is(err, ErrUnproved) && ctx.Err() == nil {
+		p.say("%v", err)
+	}
+	return done && err == nil, err
+}
+
+// proveCurrent waits until a group that runs the version already is proved.
+func (p *promotion) proveCurrent(ctx context.Context, g *astypes.AutoScalingGroup) error {
+	limit, cancel := context.WithTimeoutCause(ctx, p.Timeout, fmt.Errorf("the group is not proved after %s", p.Timeout))
+	defer cancel()
+	p.before = g
+	for {
+		done, err := p.proved(limit, &astypes.InstanceRefresh{Status: astypes.InstanceRefreshStatusSuccessful, PercentageComplete: aws.Int32(100)})
+		switch {
+		case done:
+			return nil
+		case errors.Is(err, ErrUnproved):
+			return fmt.Errorf("%w; the group ran version %s before, there is nothing to go back to", err, p.res.From)
+		}
+		select {
+		case <-limit.Done():
+			return context.Cause(limit)
+		case <-time.After(p.Poll):
+		}
+	}
+}
+
 func passing(err error) bool {
 	switch codeOf(err) {
 	case "", "Throttling", "ThrottlingException", "RequestLimitExceeded", "InternalFailure", "ServiceUnavailable":
@@ -127,13 +185,30 @@ func passing(err error) bool {
 	return false
 }
 
-func (p *promotion) describe(ctx context.Context) (*astypes.InstanceRefresh, error) {
-	out, err := p.groups.DescribeInstanceRefreshes(ctx, &autoscaling.DescribeInstanceRefreshesInput{AutoScalingGroupName: &p.Group, InstanceRefreshIds: []string{p.res.RefreshID}})
+// goBack starts a refresh to the version before: once a refresh has ended, AWS
+// does not roll it back.
+func (p *promotion) goBack(ctx context.Context) error {
+	in := &autoscaling.StartInstanceRefreshInput{
+		AutoScalingGroupName: &p.Group, Strategy: astypes.RefreshStrategyRolling, DesiredConfiguration: &astypes.DesiredConfiguration{},
+		Preferences: &astypes.RefreshPreferences{MinHealthyPercentage: aws.Int32(int32(p.MinHealthy)), SkipMatching: aws.Bool(true)},
+	}
+	in.DesiredConfiguration.LaunchTemplate, in.DesiredConfiguration.MixedInstancesPolicy = desired(p.before, p.res.From)
+	out, err := p.groups.StartInstanceRefresh(ctx, in)
 	if err != nil {
-		return nil, fmt.Errorf("describe instance refresh %s: %w", p.res.RefreshID, err)
+		return fmt.Errorf("take group %s back to version %s: %w", p.Group, p.res.From, err)
+	}
+	p.res.BackID = aws.ToString(out.InstanceRefreshId)
+	return nil
+}
+
+func (p *promotion) describe(ctx context.Context) (*astypes.InstanceRefresh, error) {
+	id := cmp.Or(p.res.BackID, p.res.RefreshID)
+	out, err := p.groups.DescribeInstanceRefreshes(ctx, &autoscaling.DescribeInstanceRefreshesInput{AutoScalingGroupName: &p.Group, InstanceRefreshIds: []string{id}})
+	if err != nil {
+		return nil, fmt.Errorf("describe instance refresh %s: %w", id, err)
 	}
 	if len(out.InstanceRefreshes) == 0 {
-		return nil, fmt.Errorf("describe instance refresh %s: it does not exist", p.res.RefreshID)
+		return nil, fmt.Errorf("describe instance refresh %s: it does not exist", id)
 	}
 	return &out.InstanceRefreshes[0], nil
 }
@@ -155,13 +230,21 @@ const rollbackTimeout = 30 * time.Minute
 func (p *promotion) rollBack(ctx context.Context, cause error) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), rollbackTimeout, fmt.Errorf("the rollback has not ended after %s", rollbackTimeout))
 	defer cancel()
-	if err := rollback(ctx, p.groups, p.Group); err != nil {
+	err := rollback(ctx, p.groups, p.Group)
+	if code := codeOf(err); strings.HasPrefix(code, "ActiveInstanceRefreshNotFound") && p.Prove != nil {
+		err = p.goBack(ctx)
+	}
+	if err != nil {
 		return errors.Join(cause, err)
 	}
-	p.say("rolling the instance refresh back")
+	p.say("rolling the instance refresh back: %v", cause)
 	for {
 		r, err := p.describe(ctx)
-		if err == nil && ended(r.Status) {
+		switch {
+		case err != nil || !ended(r.Status):
+		case p.res.BackID != "" && r.Status == astypes.InstanceRefreshStatusSuccessful:
+			return fmt.Errorf("%w: %w: by another refresh to version %s", cause, ErrRollback, p.res.From)
+		default:
 			return fmt.Errorf("%w: %w", cause, outcome(r))
 		}
 		select {

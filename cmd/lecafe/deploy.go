@@ -12,16 +12,17 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
+	astypes "github.com/aws/aws-sdk-go-v2/service/autoscaling/types"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/urfave/cli/v2"
 
 	"github.com/lecafe/lecafe/bake/manifest"
+	"github.com/lecafe/lecafe/bake/promote"
 	"github.com/lecafe/lecafe/fleet"
 	"github.com/lecafe/lecafe/internal/exitcode"
 	"github.com/lecafe/lecafe/launchtemplate"
-	"github.com/lecafe/lecafe/rollout"
 )
 
 func deployCommand() *cli.Command {
@@ -75,69 +76,73 @@ func deploy(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := w.Check(c.Context); err != nil {
-		return watchError(err)
-	}
 	cfg, err := loadAWS(c)
 	if err != nil {
 		return err
 	}
-	api := ec2.NewFromConfig(cfg)
-	asg := autoscaling.NewFromConfig(cfg)
-	clients := rollout.Clients{EC2: api, AutoScaling: asg, SSM: ssm.NewFromConfig(cfg)}
-	spec := rollout.Spec{Group: c.StringSlice("asg")[0], Parameter: c.String("parameter"), Pin: c.Bool("pin"), BakeTime: int32(c.Duration("bake-time").Seconds())}
-	if c.IsSet("min-healthy") {
-		spec.MinHealthy = aws.Int32(int32(c.Int("min-healthy")))
-	}
-	if c.IsSet("max-healthy") {
-		spec.MaxHealthy = aws.Int32(int32(c.Int("max-healthy")))
-	}
-	image, err := resolveImage(c.Context, c.String("image"), spec.Group, api, asg, ssm.NewFromConfig(cfg))
+	api, asg := ec2.NewFromConfig(cfg), autoscaling.NewFromConfig(cfg)
+	group, err := describeGroup(c.Context, asg, c.StringSlice("asg")[0])
 	if err != nil {
 		return deployError(err)
 	}
-	spec.ImageID = aws.ToString(image.ImageId)
-	switch hooked, err := launchHook(c.Context, asg, spec.Group); {
-	case err != nil:
-		return deployError(err)
-	case c.IsSet("warmup"):
-		spec.Warmup = aws.Int32(int32(c.Duration("warmup").Seconds()))
-	case !hooked:
-		spec.Warmup = aws.Int32(int32(fleet.BootTime(image, 2*time.Minute).Seconds()))
-	}
-
-	r, err := rollout.Prepare(c.Context, clients, spec)
+	image, err := resolveImage(c.Context, c.String("image"), group, api, ssm.NewFromConfig(cfg))
 	if err != nil {
 		return deployError(err)
 	}
-	fmt.Fprintf(c.App.ErrWriter, "%s: launch template %s version %s → %s with %s\n", r.Group, r.TemplateName, r.From, r.To, r.ImageID)
-	d := &fleet.Deploy{Watcher: w, Rollout: r, Clients: clients, After: c.Int("brake"), Timeout: c.Duration("timeout"), Interval: c.Duration("interval"),
-		Degraded: c.Bool("accept-degraded"), Tell: teller(c.App.ErrWriter)}
-	out, err := d.Run(c.Context)
-	if out != nil && c.Bool("json") {
+	o := promote.Options{
+		Config: cfg, ImageID: aws.ToString(image.ImageId), Group: aws.ToString(group.AutoScalingGroupName), LaunchTemplate: templateName(group),
+		SSMParameter: c.String("parameter"), Pin: c.Bool("pin"), MinHealthy: c.Int("min-healthy"), MaxHealthy: c.Int("max-healthy"),
+		Warmup: c.Duration("warmup"), BakeTime: c.Duration("bake-time"), Timeout: c.Duration("timeout"), Poll: c.Duration("interval"),
+		Report: func(s string) { fmt.Fprintln(c.App.ErrWriter, s) },
+	}
+	if !c.IsSet("warmup") {
+		hooked, err := launchHook(c.Context, asg, o.Group)
+		if err != nil {
+			return deployError(err)
+		}
+		if !hooked {
+			o.Warmup = fleet.BootTime(image, 2*time.Minute)
+		}
+	}
+	proof := &fleet.Proof{Watcher: w, After: c.Int("brake"), Degraded: c.Bool("accept-degraded"), Tell: teller(c.App.ErrWriter)}
+	o.Prove = proof.Prove
+	res, err := promote.Run(c.Context, o)
+	if c.Bool("json") && res != nil {
+		out := deployed{OK: err == nil, RolledBack: errors.Is(err, promote.ErrRollback), Result: res, Counts: proof.Counts, Failed: proof.Failed}
+		if out.Failed == nil {
+			out.Failed = []fleet.Standing{}
+		}
+		if err != nil {
+			out.Reason = err.Error()
+		}
 		if jsonErr := writeJSON(c.App.Writer, out); jsonErr != nil {
 			return jsonErr
 		}
 	}
-	switch {
-	case errors.Is(err, context.Canceled):
-		return exitcode.With(exitcode.Interrupt, fmt.Errorf("stopped following; the instance refresh %s goes on: run the same command again to follow it, or roll it back with aws autoscaling rollback-instance-refresh", r.RefreshID))
-	case err != nil:
-		return deployError(err)
-	case !out.OK:
-		for n := range out.Failed {
-			fmt.Fprintf(c.App.ErrWriter, "%s %s: %s\n", out.Failed[n].ID, out.Failed[n].Verdict, causeLine(&out.Failed[n]))
+	if err != nil {
+		for n := range proof.Failed {
+			fmt.Fprintf(c.App.ErrWriter, "%s %s: %s\n", proof.Failed[n].ID, proof.Failed[n].Verdict, causeLine(&proof.Failed[n]))
 		}
-		return fmt.Errorf("rolled back to version %s: %s", r.From, out.Reason)
+		return deployError(err)
 	}
 	if !c.Bool("json") {
-		fmt.Fprintf(c.App.Writer, "%s: version %s of %s with %s is up and the default\n", r.Group, r.To, r.TemplateName, r.ImageID)
+		fmt.Fprintf(c.App.Writer, "%s: version %d of %s with %s is up and the default\n", o.Group, res.Version, o.LaunchTemplate, o.ImageID)
 	}
 	return nil
 }
 
+// deployed is what lecafe deploy --json prints.
+type deployed struct {
+	OK         bool   `json:"ok"`
+	RolledBack bool   `json:"rolled_back"`
+	Reason     string `json:"reason,omitempty"`
+	*promote.Result
+	Counts map[fleet.Verdict]int `json:"counts"` // of the new version's instances
+	Failed []fleet.Standing      `json:"failed"`
+}
+
 func deployError(err error) error {
-	if errors.Is(err, rollout.ErrRefused) || errors.Is(err, launchtemplate.ErrNotFound) || errors.Is(err, errNoImage) {
+	if errors.Is(err, promote.ErrRefused) || errors.Is(err, launchtemplate.ErrNotFound) || errors.Is(err, errNoImage) {
 		return exitcode.With(exitcode.BadRequest, err)
 	}
 	return watchError(err)
@@ -153,23 +158,43 @@ func teller(out io.Writer) func(fleet.Progress) {
 				counts = append(counts, fmt.Sprintf("%d %s", n, v))
 			}
 		}
-		line := fmt.Sprintf("%s: %s, %d %%", p.Phase, p.Refresh.Status, p.Refresh.Percent)
-		if len(counts) > 0 {
-			line += ", new instances: " + strings.Join(counts, ", ")
-		}
-		if p.Note != "" {
-			line = p.Phase + ": " + p.Note
-		}
-		if line != last {
+		if line := "new instances: " + strings.Join(counts, ", "); line != last && len(counts) > 0 {
+			last = line
 			fmt.Fprintln(out, line)
 		}
-		last = line
 		for n := range p.Changes {
 			if ch := &p.Changes[n]; ch.Verdict != fleet.Pending {
 				fmt.Fprintf(out, "  %s %s: %s\n", ch.ID, ch.Verdict, causeLine(&ch.Standing))
 			}
 		}
 	}
+}
+
+func describeGroup(ctx context.Context, api *autoscaling.Client, name string) (*astypes.AutoScalingGroup, error) {
+	out, err := api.DescribeAutoScalingGroups(ctx, &autoscaling.DescribeAutoScalingGroupsInput{AutoScalingGroupNames: []string{name}})
+	if err != nil {
+		return nil, fmt.Errorf("describe Auto Scaling group %s: %w", name, err)
+	}
+	if len(out.AutoScalingGroups) == 0 {
+		return nil, fmt.Errorf("%w: no Auto Scaling group %q", fleet.ErrSelection, name)
+	}
+	return &out.AutoScalingGroups[0], nil
+}
+
+// templateOf is the group's launch template; nil where it has none.
+func templateOf(g *astypes.AutoScalingGroup) *astypes.LaunchTemplateSpecification {
+	if p := g.MixedInstancesPolicy; p != nil && p.LaunchTemplate != nil {
+		return p.LaunchTemplate.LaunchTemplateSpecification
+	}
+	return g.LaunchTemplate
+}
+
+func templateName(g *astypes.AutoScalingGroup) string {
+	lt := templateOf(g)
+	if lt == nil {
+		return ""
+	}
+	return cmp.Or(aws.ToString(lt.LaunchTemplateName), aws.ToString(lt.LaunchTemplateId))
 }
 
 // launchHook says whether instances wait for a lifecycle hook at launch, as
@@ -190,7 +215,7 @@ func launchHook(ctx context.Context, api *autoscaling.Client, group string) (boo
 var errNoImage = errors.New("no such image")
 
 // resolveImage finds the image that is meant.
-func resolveImage(ctx context.Context, image, group string, api *ec2.Client, asg *autoscaling.Client, parameters *ssm.Client) (*types.Image, error) {
+func resolveImage(ctx context.Context, image string, group *astypes.AutoScalingGroup, api *ec2.Client, parameters *ssm.Client) (*types.Image, error) {
 	if name, ok := strings.CutPrefix(image, "ssm:"); ok {
 		out, err := parameters.GetParameter(ctx, &ssm.GetParameterInput{Name: &name})
 		if err != nil {
@@ -199,7 +224,7 @@ func resolveImage(ctx context.Context, image, group string, api *ec2.Client, asg
 		image = aws.ToString(out.Parameter.Value)
 	}
 	if image == "latest" {
-		return latestImage(ctx, group, api, asg)
+		return latestImage(ctx, group, api)
 	}
 	if !strings.HasPrefix(image, "ami-") {
 		return nil, fmt.Errorf("%w: %q: want an AMI ID, latest, or ssm:PARAMETER", errNoImage, image)
@@ -223,15 +248,11 @@ func describeImage(ctx context.Context, api *ec2.Client, id string) (*types.Imag
 
 // latestImage is the account's newest finished image of the recipe that the
 // group's present image was baked from.
-func latestImage(ctx context.Context, group string, api *ec2.Client, asg *autoscaling.Client) (*types.Image, error) {
-	groups, err := asg.DescribeAutoScalingGroups(ctx, &autoscaling.DescribeAutoScalingGroupsInput{AutoScalingGroupNames: []string{group}})
-	if err != nil {
-		return nil, fmt.Errorf("describe Auto Scaling group %s: %w", group, err)
+func latestImage(ctx context.Context, group *astypes.AutoScalingGroup, api *ec2.Client) (*types.Image, error) {
+	lt := templateOf(group)
+	if lt == nil {
+		return nil, fmt.Errorf("%w: group %s has no launch template; name the image's ID", errNoImage, aws.ToString(group.AutoScalingGroupName))
 	}
-	if len(groups.AutoScalingGroups) == 0 || groups.AutoScalingGroups[0].LaunchTemplate == nil {
-		return nil, fmt.Errorf("%w: group %q does not exist or has no launch template of its own; name the image's ID", errNoImage, group)
-	}
-	lt := groups.AutoScalingGroups[0].LaunchTemplate
 	v, err := launchtemplate.Describe(ctx, api, cmp.Or(aws.ToString(lt.LaunchTemplateId), aws.ToString(lt.LaunchTemplateName)), aws.ToString(lt.Version))
 	if err != nil {
 		return nil, err

@@ -225,7 +225,7 @@ cloud-init clean --logs; : > /etc/machine-id; sync`)
 
 	start := time.Now()
 	_, stderr, code := o.lecafe("deploy", "--asg", "app", "--image", *bad.ImageId, "--reports", "s3://lecafe-reports/lecafe-reports", "--interval", "2s", "--min-healthy", "60", "--timeout", "10m")
-	if code != 1 || !strings.Contains(stderr, "rolled back to version 1") {
+	if code != 1 || !strings.Contains(stderr, "the brake tripped") || !strings.Contains(stderr, "the instance refresh was rolled back") {
 		t.Fatalf("deploy: exit code %d\n%s", code, stderr)
 	}
 	t.Logf("stopped at the brake and rolled back in %.0f s", time.Since(start).Seconds())
