@@ -489,6 +489,12 @@ var cases = map[string]func(t *testing.T) *boot{
 		b.ev.Previous = &bootstrap.Memory{InstanceID: "i-1", BootID: "a", Stage: report.StageCloudFinal}
 		return b
 	},
+	"interrupted-config": func(t *testing.T) *boot {
+		b := newBoot(t, "22.4.2", good)
+		b.line("helpers.py", "DEBUG", "config-scripts-user already ran (freq=once-per-instance)")
+		b.ev.Previous = &bootstrap.Memory{InstanceID: "i-1", BootID: "a", Stage: report.StageConfig}
+		return b
+	},
 	"severity-raised": func(t *testing.T) *boot {
 		b := newBoot(t, "22.4.2", "#!/bin/bash\necho a\nls /nonexistent\necho b\n").run("part-001").trap("part-001", 3, 2, "ls /nonexistent", false, false)
 		b.opts.Severity = map[string]string{"script_command_failed": "failure"}

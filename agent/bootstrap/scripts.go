@@ -239,6 +239,9 @@ func (j *judge) told(t *Trapped) bool {
 // stage ended without an error.
 func (j *judge) notRun() {
 	c := &j.ev.CloudInit
+	if j.ev.Previous != nil {
+		return // interrupted: that cloud-init leaves them out now follows from it
+	}
 	if !c.Ended() || len(c.Stages[3].Errors) > 0 || strings.Contains(c.Datasource, "DataSourceNone") {
 		return
 	}
