@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/agent/settings"
 	"github.com/lecafe/lecafe/fleet"
 	"github.com/lecafe/lecafe/internal/awsconf"
 	"github.com/lecafe/lecafe/lab/cloud"
@@ -20,6 +21,7 @@ import (
 	labec2 "github.com/lecafe/lecafe/lab/cloud/ec2"
 	"github.com/lecafe/lecafe/lab/cloud/wire"
 	"github.com/lecafe/lecafe/launchtemplate"
+	"github.com/lecafe/lecafe/userdata"
 )
 
 // labFleet is the project's own cloud with one group.
@@ -177,5 +179,30 @@ func TestLabTerminatedBeforeItsReport(t *testing.T) {
 	got := find(t, pass(t, w), id)
 	if got.Verdict != fleet.Terminated || got.Cause == nil || !strings.Contains(strings.ToLower(got.Cause.Message), "user") {
 		t.Errorf("%s: %+v", got.Verdict, got.Cause)
+	}
+}
+
+func TestLabLocatesReportsInUserData(t *testing.T) {
+	l := newLabFleet(t, 1)
+	w := l.watcher()
+	if _, ok, err := w.Regions[0].Locate(t.Context(), w.Selection); ok || err != nil {
+		t.Errorf("without user data: %v, %v", ok, err)
+	}
+	payload, err := userdata.Render(userdata.RenderInput{Settings: &settings.Settings{Report: settings.Report{
+		S3: settings.S3Sink{Bucket: "lecafe-reports", Region: "eu-west-1"}, SQS: settings.SQSSink{Queue: "boots"},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := launchtemplate.Publish(t.Context(), ec2.NewFromConfig(l.cloud.Config()), launchtemplate.Spec{Name: "app", Source: "$Default", UserData: payload}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.asg.UpdateAutoScalingGroup(t.Context(), &autoscaling.UpdateAutoScalingGroupInput{AutoScalingGroupName: aws.String("app"),
+		LaunchTemplate: &types.LaunchTemplateSpecification{LaunchTemplateName: aws.String("app"), Version: aws.String("2")}}); err != nil {
+		t.Fatal(err)
+	}
+	where, ok, err := w.Regions[0].Locate(t.Context(), w.Selection)
+	if want := (fleet.Where{Reports: "s3://lecafe-reports/lecafe-reports", Region: "eu-west-1", Queue: "boots"}); err != nil || !ok || where != want {
+		t.Errorf("%+v, %v, %v; want %+v", where, ok, err, want)
 	}
 }

@@ -201,3 +201,23 @@ func TestThrottledIsSlowerAndStillRight(t *testing.T) {
 		t.Errorf("ok %v, notes %v", s.OK, s.Notes)
 	}
 }
+
+func TestTwoRegions(t *testing.T) {
+	a, b := newFakeAWS(), newFakeAWS()
+	one, two := a.add("here", 1, now)[0], b.add("there", 1, now)[0]
+	two.id = "i-0000000000000beef"
+	a.put(one, report.Success, now)
+	a.put(two, report.Success, now) // the reports of both are in one bucket
+	w := a.watcher(t, fleet.Selection{Groups: []string{"here", "there"}, InstanceIDs: []string{two.id}})
+	other := b.watcher(t, fleet.Selection{}).Regions[0]
+	other.Name = "eu-west-1"
+	w.Regions = append(w.Regions, other)
+	s := pass(t, w)
+	if !s.OK || len(s.Instances) != 2 || find(t, s, two.id).Region != "eu-west-1" || find(t, s, one.id).Region != "us-east-1" {
+		t.Errorf("%+v", s)
+	}
+	w.Selection.Groups = append(w.Selection.Groups, "nowhere")
+	if _, err := w.Pass(t.Context()); !errors.Is(err, fleet.ErrSelection) || !strings.Contains(err.Error(), `no Auto Scaling group "nowhere" in us-east-1, eu-west-1`) {
+		t.Errorf("a group that is in neither: %v", err)
+	}
+}
