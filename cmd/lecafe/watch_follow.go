@@ -81,6 +81,9 @@ func follow(c *cli.Context, w *fleet.Watcher, where fleet.Where) error {
 	}
 
 	out := newScreen(c)
+	if f, ok := c.App.ErrWriter.(*os.File); ok && out.terminal != nil && remedy != nil && term.IsTerminal(int(f.Fd())) {
+		remedy.Log = nil // the table shows actions; a log would tear it
+	}
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
@@ -203,6 +206,7 @@ func drain(ch chan fleet.Refusal, list []fleet.Refusal) []fleet.Refusal {
 type screen struct {
 	out      io.Writer
 	terminal *os.File // nil for lines
+	recent   []fleet.Action
 }
 
 func newScreen(c *cli.Context) *screen {
@@ -247,16 +251,18 @@ func (s *screen) show(snap *fleet.Snapshot, changes []fleet.Change, actions []fl
 // room.
 func (s *screen) table(snap *fleet.Snapshot, actions []fleet.Action) {
 	width, height, err := term.GetSize(int(s.terminal.Fd()))
-	if err != nil {
+	if err != nil || width < 20 || height < 5 { // some terminals do not know their size
 		width, height = 80, 24
 	}
+	s.recent = append(s.recent, actions...)
+	s.recent = s.recent[max(0, len(s.recent)-5):]
 	shown := *snap
 	shown.Instances = slices.Clone(snap.Instances)
 	rank := func(v fleet.Verdict) int {
 		return slices.Index([]fleet.Verdict{fleet.Failure, fleet.Silent, fleet.Terminated, fleet.Degraded, fleet.Pending, fleet.Success}, v)
 	}
 	slices.SortStableFunc(shown.Instances, func(a, b fleet.Standing) int { return cmp.Compare(rank(a.Verdict), rank(b.Verdict)) })
-	room := max(3, height-6-len(snap.Notes)-len(snap.Refused)-len(actions))
+	room := max(3, height-6-len(snap.Notes)-len(snap.Refused)-len(s.recent))
 	hidden := 0
 	if len(shown.Instances) > room {
 		hidden = len(shown.Instances) - room
@@ -267,8 +273,8 @@ func (s *screen) table(snap *fleet.Snapshot, actions []fleet.Action) {
 	if hidden > 0 {
 		fmt.Fprintf(&b, "and %d more\n", hidden)
 	}
-	for _, a := range actions {
-		fmt.Fprintf(&b, "%s %s: %s\n", a.InstanceID, a.Did, printable(a.Reason))
+	for _, a := range s.recent {
+		fmt.Fprintf(&b, "%s %s %s: %s\n", a.At.Format(time.TimeOnly), a.InstanceID, a.Did, printable(a.Reason))
 	}
 	fmt.Fprintf(&b, "at %s, %d calls\n", snap.At.Format(time.TimeOnly), snap.APICalls)
 	fmt.Fprint(s.out, "\x1b[H\x1b[2J")
