@@ -32,6 +32,12 @@ type launchData struct {
 	EnclaveOptions        *enabled         `out:"enclaveOptions"`
 	MaintenanceOptions    *autoRecovery    `out:"maintenanceOptions"`
 	PrivateDNSNameOptions *privateDNSNames `q:"PrivateDnsNameOptions" out:"privateDnsNameOptions"`
+	// The lab has no reservations: each preference means the same here.
+	CapacityReservation *reservationSpec `q:"CapacityReservationSpecification" out:"capacityReservationSpecification"`
+}
+
+type reservationSpec struct {
+	CapacityReservationPreference string `out:"capacityReservationPreference"`
 }
 
 type profileSpec struct {
