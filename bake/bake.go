@@ -28,6 +28,10 @@ type Options struct {
 	KeepFailed  bool // leave an image whose canary failed, tagged as failed
 	Force       bool // bake although nothing has changed
 
+	// ExpiredPatience is how long calls wait for the provider's new
+	// credentials when the old have expired; default 1m.
+	ExpiredPatience time.Duration
+
 	Report func(Event)      // called from several goroutines, one at a time
 	Poll   time.Duration    // of waits; default 2s
 	Now    func() time.Time // default time.Now
@@ -83,7 +87,7 @@ func newBake(o Options) *bake {
 			report(e)
 		}
 	}
-	return &bake{cloud: connect(o.Config), opts: o, recipe: o.Recipe, now: now, began: now(), pace: pace{poll: cmp.Or(o.Poll, 2*time.Second), sleep: realSleep}}
+	return &bake{cloud: connect(o.Config, cmp.Or(o.ExpiredPatience, time.Minute)), opts: o, recipe: o.Recipe, now: now, began: now(), pace: pace{poll: cmp.Or(o.Poll, 2*time.Second), sleep: realSleep}}
 }
 
 // resumable is an error after which the bake stands as it was: resuming it
@@ -115,7 +119,7 @@ func Run(ctx context.Context, o Options) (*Outcome, error) {
 	b := newBake(o)
 	source, err := resolve(ctx, b.cloud, b.recipe)
 	if err != nil {
-		return nil, explain(err)
+		return nil, b.explain(err)
 	}
 	hash, err := contentHash(b.recipe, o.Programs, aws.ToString(source.ImageId))
 	if err != nil {
@@ -124,7 +128,7 @@ func Run(ctx context.Context, o Options) (*Outcome, error) {
 	if !o.Force {
 		im, err := unchanged(ctx, b.cloud, hash, b.recipe.MaxAge, b.now())
 		if err != nil {
-			return nil, explain(err)
+			return nil, b.explain(err)
 		}
 		if im != nil {
 			out := &Outcome{
@@ -157,7 +161,7 @@ func Run(ctx context.Context, o Options) (*Outcome, error) {
 		}
 	})
 	if err != nil {
-		return nil, explain(fmt.Errorf("%w; check staging.bucket in the recipe", err))
+		return nil, b.explain(fmt.Errorf("%w; check staging.bucket in the recipe", err))
 	}
 	b.emit(Event{Kind: EventInfo, Text: fmt.Sprintf("%s from %s", b.id, f.SourceImage)})
 	return b.drive(ctx)
@@ -186,7 +190,7 @@ func (b *bake) drive(ctx context.Context) (*Outcome, error) {
 		err = b.fallBack(ctx, err)
 	}
 	if err != nil {
-		return nil, explain(err)
+		return nil, b.explain(err)
 	}
 	return b.outcome(), nil
 }

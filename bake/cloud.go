@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -76,20 +77,59 @@ type cloud struct {
 }
 
 // connect makes the clients. The SDK's retries see to throttling, 5xx and
-// broken connections: up to 10 attempts with at most 20 s between them.
-func connect(cfg aws.Config) cloud {
+// broken connections: up to 10 attempts with at most 20 s between them. Expired
+// credentials are asked for anew for as long as patience says.
+func connect(cfg aws.Config, patience time.Duration) cloud {
 	cfg = cfg.Copy()
 	cfg.Logger = logging.Nop{} // the SDK's own warnings would tear the display
+	cache, _ := cfg.Credentials.(*aws.CredentialsCache)
 	cfg.Retryer = func() aws.Retryer {
-		return retry.NewStandard(func(o *retry.StandardOptions) {
+		return &retryer{cache: cache, patience: patience, RetryerV2: retry.NewStandard(func(o *retry.StandardOptions) {
 			o.MaxAttempts, o.MaxBackoff = 10, 20*time.Second
 			// The quota that the SDK shares over calls would end retries of
 			// one call because others were throttled before.
 			o.RateLimiter = noLimit{}
-		})
+		})}
 	}
 	client := awsconf.S3(cfg)
 	return cloud{cfg: cfg, ec2: ec2.NewFromConfig(cfg), s3: client, ssm: ssm.NewFromConfig(cfg), signer: presigner(client)}
+}
+
+// retryer is the SDK's standard one, but that it waits for the credentials'
+// provider when they have expired: each attempt is signed anew.
+type retryer struct {
+	aws.RetryerV2
+	cache    *aws.CredentialsCache
+	patience time.Duration
+
+	mu    sync.Mutex
+	since time.Time // of the first refusal in a row
+}
+
+func (r *retryer) IsErrorRetryable(err error) bool {
+	if isCode(err, noCapacity...) {
+		return false // a 500 of EC2's, and the next type or subnet is the answer
+	}
+	if !expired(err) {
+		return r.RetryerV2.IsErrorRetryable(err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	if r.since.IsZero() || now.Sub(r.since) > 10*r.patience {
+		r.since = now
+	}
+	if r.cache != nil {
+		r.cache.Invalidate()
+	}
+	return now.Sub(r.since) < r.patience
+}
+
+func (r *retryer) RetryDelay(attempt int, err error) (time.Duration, error) {
+	if expired(err) {
+		return r.patience / 8, nil
+	}
+	return r.RetryerV2.RetryDelay(attempt, err)
 }
 
 type noLimit struct{}
@@ -159,6 +199,9 @@ func passing(err error) bool {
 	var ce *aws.RequestCanceledError
 	if errors.As(err, &ce) {
 		return false
+	}
+	if isCode(err, noCapacity...) {
+		return false // although it is a 500
 	}
 	if throttled(err) || status(err) >= 500 {
 		return true

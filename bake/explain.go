@@ -1,10 +1,18 @@
 package bake
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
+	"strings"
 
+	"github.com/aws/smithy-go"
+
+	"github.com/lecafe/lecafe/bake/recipe"
 	"github.com/lecafe/lecafe/internal/exitcode"
+	"github.com/lecafe/lecafe/policy"
 )
 
 // denied are the codes by which services refuse for lack of permission.
@@ -18,17 +26,65 @@ func expired(err error) bool {
 }
 
 // explain gives errors of AWS their exit code and says what to do.
-func explain(err error) error {
+func (b *bake) explain(err error) error {
 	var r *resumable
 	switch {
 	case err == nil:
 		return nil
+	case expired(err) && !errors.As(err, &r):
+		err = fmt.Errorf("%w; the credentials have expired: sign in again", err)
+		fallthrough
 	case errors.As(err, &r):
 		return exitcode.With(exitcode.NotReady, err)
-	case expired(err):
-		return exitcode.With(exitcode.NotReady, fmt.Errorf("%w; the credentials have expired: sign in again", err))
 	case denied(err):
-		return exitcode.With(exitcode.NotReady, fmt.Errorf("%w; a permission is missing: lecafe policy bake prints the policy that this recipe needs", err))
+		return exitcode.With(exitcode.NotReady, fmt.Errorf("%w%s", err, lacking(err, b.recipe)))
 	}
 	return err
+}
+
+// inMessage is how services name what is missing, where they do.
+var inMessage = regexp.MustCompile(`perform: ([a-z0-9-]+:[A-Za-z]+)`)
+
+// iamAction returns the IAM action that a refused call needed.
+func iamAction(err error) string {
+	var ae smithy.APIError
+	if errors.As(err, &ae) {
+		if m := inMessage.FindStringSubmatch(ae.ErrorMessage()); m != nil {
+			return m[1]
+		}
+	}
+	var op *smithy.OperationError
+	if !errors.As(err, &op) {
+		return ""
+	}
+	name := op.Operation()
+	switch name { // API names are not all IAM's
+	case "ListObjectsV2":
+		name = "ListBucket"
+	case "DeleteObjects":
+		name = "DeleteObject"
+	}
+	return strings.ToLower(op.Service()) + ":" + name
+}
+
+// lacking is the policy statement that would have allowed the call.
+func lacking(err error, r *recipe.Recipe) string {
+	action := iamAction(err)
+	text := "; a permission is missing"
+	if action != "" {
+		text += ": " + action
+	}
+	if r != nil && r.Staging.Bucket != "" {
+		for _, s := range policy.Bake(policy.Where{}, r).Statement {
+			if !slices.Contains(s.Action, action) {
+				continue
+			}
+			s.Action = []string{action}
+			if data, err := json.MarshalIndent(s, "  ", "  "); err == nil {
+				text += "\nadd this statement to the caller's policy:\n  " + string(data)
+				break
+			}
+		}
+	}
+	return text + "\nthe whole policy: lecafe policy bake --recipe RECIPE"
 }

@@ -57,14 +57,14 @@ func GC(ctx context.Context, o GCOptions) ([]*Garbage, error) {
 	template := Options{Config: o.Config, StateDir: o.StateDir, Report: o.Report, Poll: o.Poll, Now: o.Now}
 	found, err := findBakes(ctx, template, o.Staging)
 	if err != nil {
-		return nil, explain(err)
+		return nil, newBake(template).explain(err)
 	}
 	out := make([]*Garbage, 0, len(found))
 	var errs []error
 	for _, id := range slices.Sorted(maps.Keys(found)) {
 		g, err := judge(ctx, template, found[id])
 		if err != nil {
-			return nil, explain(fmt.Errorf("%s: %w", id, err))
+			return nil, newBake(template).explain(fmt.Errorf("%s: %w", id, err))
 		}
 		if len(g.Things) == 0 {
 			continue
@@ -78,7 +78,7 @@ func GC(ctx context.Context, o GCOptions) ([]*Garbage, error) {
 				return out, err
 			}
 			if g.left, err = g.bake.leftovers(ctx, g.bake.store.known()); err != nil {
-				return out, explain(err)
+				return out, newBake(template).explain(err)
 			}
 		}
 		if err := g.remove(ctx); err != nil {
@@ -88,7 +88,7 @@ func GC(ctx context.Context, o GCOptions) ([]*Garbage, error) {
 		}
 		g.Removed = true
 	}
-	return out, explain(errors.Join(errs...))
+	return out, newBake(template).explain(errors.Join(errs...))
 }
 
 // trace is how a bake was found.
@@ -97,7 +97,6 @@ type trace struct {
 	location string // of its journal, s3://…
 	recipe   string
 	expires  time.Time
-	regions  map[string]bool
 }
 
 func findBakes(ctx context.Context, o Options, staging []string) (map[string]*trace, error) {

@@ -111,6 +111,9 @@ func (b *bake) createImage(ctx context.Context, known facts) (string, error) {
 		out, err = b.ec2.CreateImage(ctx, in)
 	}
 	if isCode(err, "InvalidAMIName.Duplicate") {
+		if taken, ok := b.nameTaken(ctx, known.ImageName); ok {
+			return "", fmt.Errorf("%w; %s has this name: put {{.Time}} into image.name", err, taken)
+		}
 		id, findErr := "", error(nil)
 		patience, cancel := context.WithTimeoutCause(ctx, 30*time.Second, fmt.Errorf("%w; another image has this name: put {{.Time}} into image.name", err))
 		defer cancel()
@@ -127,6 +130,20 @@ func (b *bake) createImage(ctx context.Context, known facts) (string, error) {
 		return id, b.tagSnapshots(ctx, id, tags)
 	}
 	return id, nil
+}
+
+// nameTaken returns an image of this name that is not this bake's.
+func (b *bake) nameTaken(ctx context.Context, name string) (string, bool) {
+	out, err := b.ec2.DescribeImages(ctx, &ec2.DescribeImagesInput{Owners: []string{"self"}, Filters: []types.Filter{{Name: aws.String("name"), Values: []string{name}}}})
+	if err != nil {
+		return "", false // the search for our own says so
+	}
+	for _, im := range out.Images {
+		if id, _ := tagOf(im.Tags, tagBake); id != b.id {
+			return aws.ToString(im.ImageId), true
+		}
+	}
+	return "", false
 }
 
 func throttledOr5xx(err error) bool { return throttled(err) || status(err) >= 500 }

@@ -25,7 +25,7 @@ func MakePlan(ctx context.Context, o Options) (*Plan, error) {
 	b := newBake(o)
 	source, err := resolve(ctx, b.cloud, b.recipe)
 	if err != nil {
-		return nil, explain(err)
+		return nil, b.explain(err)
 	}
 	p := &Plan{SourceImage: aws.ToString(source.ImageId), SourceName: aws.ToString(source.Name), Bake: true, Steps: []string{}}
 	if p.ContentHash, err = contentHash(b.recipe, o.Programs, p.SourceImage); err != nil {
@@ -34,7 +34,7 @@ func MakePlan(ctx context.Context, o Options) (*Plan, error) {
 	const forever = 100 * 365 * 24 * time.Hour
 	im, err := unchanged(ctx, b.cloud, p.ContentHash, forever, b.now())
 	if err != nil {
-		return nil, explain(err)
+		return nil, b.explain(err)
 	}
 	switch {
 	case im == nil:

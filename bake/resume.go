@@ -33,26 +33,26 @@ func Resume(ctx context.Context, o Options, id, staging string) (*Outcome, error
 	}
 	b.store = &store{s3: b.s3, bucket: bucket, base: path.Join(prefix, id), local: localJournal(o.StateDir, id), now: b.now}
 	if err := b.takeOver(ctx); err != nil {
-		return nil, explain(err)
+		return nil, b.explain(err)
 	}
 	if err := b.stagedRecipe(ctx); err != nil {
-		return nil, explain(err)
+		return nil, b.explain(err)
 	}
 	switch b.store.status() {
 	case StatusUndoing:
 		clean, cancel := context.WithTimeoutCause(ctx, undoTimeout, errUndoTime)
 		defer cancel()
 		if err := b.undo(clean); err != nil {
-			return nil, explain(err)
+			return nil, b.explain(err)
 		}
 		return nil, fmt.Errorf("%s had failed and was being undone; that is finished now, bake again", id)
 	case StatusCommitted:
 		if err := b.crown(ctx); err != nil {
-			return nil, explain(err)
+			return nil, b.explain(err)
 		}
 	default:
 		if err := b.reconcile(ctx); err != nil {
-			return nil, explain(err)
+			return nil, b.explain(err)
 		}
 	}
 	return b.drive(ctx)
