@@ -184,7 +184,7 @@ func finish(ctx context.Context, ui packersdk.Ui, comm packersdk.Communicator, c
 	for lines.Scan() {
 		var f cleanup.Finding
 		if err := json.Unmarshal(lines.Bytes(), &f); err != nil {
-			ui.Message(lines.Text())
+			ui.Say(lines.Text())
 			continue
 		}
 		findings++
