@@ -104,6 +104,7 @@ func arrived(t *testing.T, sent map[string]string, got []message) {
 }
 
 func TestOnlyTheFailedEntriesOfABatchAreSentAgain(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	tries := map[string]int{}
@@ -127,6 +128,7 @@ func TestOnlyTheFailedEntriesOfABatchAreSentAgain(t *testing.T) {
 }
 
 func TestWhatTheQueueRefusesForGoodIsParkedAndHoldsUpNothing(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	b := &between{entry: func(e types.SendMessageBatchRequestEntry) *types.BatchResultErrorEntry {
@@ -172,6 +174,7 @@ func TestWhatTheQueueRefusesForGoodIsParkedAndHoldsUpNothing(t *testing.T) {
 }
 
 func TestOneOrderThatSpoilsItsCallIsFoundAndParked(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	b := &between{call: func(entries []types.SendMessageBatchRequestEntry) error {
@@ -199,6 +202,7 @@ func TestOneOrderThatSpoilsItsCallIsFoundAndParked(t *testing.T) {
 // TestNothingThatMayPassIsParkedOrDropped has every failure that is not the
 // order's own, one after the other.
 func TestNothingThatMayPassIsParkedOrDropped(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		fault cloud.Fault
 		kind  string
@@ -212,6 +216,7 @@ func TestNothingThatMayPassIsParkedOrDropped(t *testing.T) {
 		"an unknown error": {cloud.Fault{Kind: cloud.Code, Code: "NeverHeardOf"}, orders.KindOther},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			cl := cloudtest.New(t, cloud.Options{})
 			cl.SQS.CreateQueue("q", nil)
 			c.fault.Service, c.fault.Action = "sqs", "SendMessageBatch"
@@ -232,6 +237,7 @@ func TestNothingThatMayPassIsParkedOrDropped(t *testing.T) {
 }
 
 func TestAQueueThatIsMadeLaterGetsWhatWaited(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	r := start(t, &orders.Service{Resolve: to(c, "late")})
 	sent := r.sendMany(15)
@@ -241,6 +247,7 @@ func TestAQueueThatIsMadeLaterGetsWhatWaited(t *testing.T) {
 }
 
 func TestRotatedCredentialsAreFetchedAnew(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	var mu sync.Mutex
@@ -270,6 +277,7 @@ func TestRotatedCredentialsAreFetchedAnew(t *testing.T) {
 }
 
 func TestALostAnswerDuplicatesUnderTheSameID(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	c.Inject(cloud.Fault{Service: "sqs", Action: "SendMessageBatch", Kind: cloud.Reset, After: true, Times: 1})
@@ -288,6 +296,7 @@ func TestALostAnswerDuplicatesUnderTheSameID(t *testing.T) {
 }
 
 func TestOrderInAGroupHoldsOnFIFOQueuesWhateverFails(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q.fifo", nil)
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -326,6 +335,7 @@ func TestOrderInAGroupHoldsOnFIFOQueuesWhateverFails(t *testing.T) {
 }
 
 func TestADelayCountsFromAcceptance(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	delays := make(chan int32, 2)
@@ -345,6 +355,7 @@ func TestADelayCountsFromAcceptance(t *testing.T) {
 }
 
 func TestStopSendsWhatItCanAndTheNextStartTheRest(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	dir := t.TempDir()

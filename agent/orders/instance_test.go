@@ -40,6 +40,7 @@ func onInstance(t *testing.T, c *cloudtest.Cloud, baked string, userData setting
 }
 
 func TestTheInstancesSettingsAndRoleLeadToTheQueue(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("from-user-data", nil)
 	if err := c.PutRolePolicy("app", "send", `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["sqs:GetQueueUrl","sqs:GetQueueAttributes","sqs:SendMessage"],"Resource":"*"}]}`); err != nil {
@@ -67,6 +68,7 @@ func TestTheInstancesSettingsAndRoleLeadToTheQueue(t *testing.T) {
 }
 
 func TestNoQueueIsAStateAndNotAnEnd(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	in, _ := onInstance(t, c, "", settings.Settings{})
 	r := start(t, &orders.Service{Resolve: in.Resolve})
@@ -78,6 +80,7 @@ func TestNoQueueIsAStateAndNotAnEnd(t *testing.T) {
 }
 
 func TestNotices(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	for name, change := range map[string]func(*imds.Instance){
 		"scale-in":          func(i *imds.Instance) { i.TargetLifecycleState = "Terminated" },

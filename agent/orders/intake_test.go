@@ -24,6 +24,7 @@ func nowhere(context.Context) (orders.Target, error) {
 }
 
 func TestWhatSQSWouldRefuseIsRefusedAtTheDoor(t *testing.T) {
+	t.Parallel()
 	r := start(t, &orders.Service{Resolve: nowhere})
 	long := strings.Repeat("x", 1<<20)
 	many := []string{}
@@ -85,6 +86,7 @@ func TestWhatSQSWouldRefuseIsRefusedAtTheDoor(t *testing.T) {
 }
 
 func TestABatchIsTakenWholeOrNotAtAll(t *testing.T) {
+	t.Parallel()
 	r := start(t, &orders.Service{Resolve: nowhere})
 	for name, c := range map[string]struct {
 		body   string
@@ -123,6 +125,7 @@ func TestABatchIsTakenWholeOrNotAtAll(t *testing.T) {
 }
 
 func TestAKeyStandsForOneOrder(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	dir := t.TempDir()
@@ -175,6 +178,7 @@ func TestAKeyStandsForOneOrder(t *testing.T) {
 }
 
 func TestTheQueuesOwnLimitsHoldOnceTheyAreKnown(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("small", map[string]string{"MaximumMessageSize": "2048"})
 	r := start(t, &orders.Service{Resolve: to(c, "small")})
@@ -189,6 +193,7 @@ func TestTheQueuesOwnLimitsHoldOnceTheyAreKnown(t *testing.T) {
 }
 
 func TestAFIFOQueueNeedsAGroup(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q.fifo", nil)
 	r := start(t, &orders.Service{Resolve: to(c, "q.fifo")})
@@ -208,6 +213,7 @@ func TestAFIFOQueueNeedsAGroup(t *testing.T) {
 }
 
 func TestAFullSpoolIsBackPressureAndLosesNothing(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	open := make(chan struct{})
@@ -254,6 +260,7 @@ func TestAFullSpoolIsBackPressureAndLosesNothing(t *testing.T) {
 }
 
 func TestMetricsNameWhatHappened(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	r := start(t, &orders.Service{Resolve: to(c, "q")})

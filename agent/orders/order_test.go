@@ -10,6 +10,7 @@ import (
 )
 
 func TestIDsAreUUIDs(t *testing.T) {
+	t.Parallel()
 	now := time.UnixMilli(1763780400123)
 	a, b := NewID(now), NewID(now.Add(time.Millisecond))
 	if a.String() >= b.String() || a.String()[14] != '7' || !strings.Contains("89ab", a.String()[19:20]) {
@@ -114,6 +115,7 @@ func FuzzPlainLine(f *testing.F) {
 }
 
 func TestSpotActions(t *testing.T) {
+	t.Parallel()
 	for doc, want := range map[string]bool{
 		`{"action": "terminate", "time": "2026-09-18T08:22:00Z"}`: true,
 		`{"action": "stop", "time": "2026-09-18T08:22:00Z"}`:      false,

@@ -51,6 +51,7 @@ func sealed(t *testing.T, c *cloudtest.Cloud) ([]*orders.Order, []string) {
 }
 
 func TestWhatIsLeftAtTheInstancesEndIsSealedAndCanBeReplayed(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	c.S3.CreateBucket("left", "us-east-1")
@@ -100,6 +101,7 @@ func TestWhatIsLeftAtTheInstancesEndIsSealedAndCanBeReplayed(t *testing.T) {
 }
 
 func TestAMachineGoingDownForWhoKnowsWhySealsACopy(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	c.S3.CreateBucket("left", "us-east-1")
@@ -120,6 +122,7 @@ func TestAMachineGoingDownForWhoKnowsWhySealsACopy(t *testing.T) {
 }
 
 func TestAServiceThatIsMerelyRestartedSealsNothing(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	c.S3.CreateBucket("left", "us-east-1")
@@ -134,6 +137,7 @@ func TestAServiceThatIsMerelyRestartedSealsNothing(t *testing.T) {
 }
 
 func TestACutSealedObjectIsAnError(t *testing.T) {
+	t.Parallel()
 	o := &orders.Order{ID: orders.IDOfKey("k"), Body: "x", Accepted: time.UnixMilli(1)}
 	line, err := o.MarshalJSON()
 	if err != nil {

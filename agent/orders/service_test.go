@@ -180,6 +180,7 @@ func receive(t testing.TB, c *cloudtest.Cloud, queue string, n int) []message {
 }
 
 func TestAnOrderReachesTheQueueWithAllItCarries(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("lecafe-orders", nil)
 	r := start(t, &orders.Service{Resolve: to(c, "lecafe-orders")})
@@ -199,6 +200,7 @@ func TestAnOrderReachesTheQueueWithAllItCarries(t *testing.T) {
 }
 
 func TestClientSendsBatches(t *testing.T) {
+	t.Parallel()
 	c := cloudtest.New(t, cloud.Options{})
 	c.SQS.CreateQueue("q", nil)
 	r := start(t, &orders.Service{Resolve: to(c, "q")})
