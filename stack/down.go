@@ -98,6 +98,9 @@ func (s *Stack) Remove(ctx context.Context, r *Removal, deleteData bool) (kept [
 		return nil, fmt.Errorf("stack %s is %s: %s; remove what is in the way and repeat lecafe stack down", s.Name, status, events.reason())
 	}
 	var failed []error
+	if err := s.removeKeys(ctx); err != nil {
+		failed = append(failed, err)
+	}
 	for _, d := range r.Data {
 		remove := s.removeBucket
 		if d.Type == typeQueue {

@@ -28,6 +28,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/smithy-go"
 	"gopkg.in/yaml.v3"
+
+	"github.com/lecafe/lecafe/internal/awsconf"
 )
 
 //go:embed template.yaml
@@ -63,7 +65,7 @@ type Clients struct {
 func NewClients(cfg aws.Config) Clients {
 	return Clients{
 		cloudformation.NewFromConfig(cfg), autoscaling.NewFromConfig(cfg), ec2.NewFromConfig(cfg), iam.NewFromConfig(cfg),
-		s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = cfg.BaseEndpoint != nil }), sqs.NewFromConfig(cfg),
+		awsconf.S3(cfg), sqs.NewFromConfig(cfg),
 	}
 }
 
@@ -178,7 +180,12 @@ func (s *Stack) parameters(ctx context.Context, r Request, now *types.Stack) ([]
 	if set == nil {
 		set = map[string]string{}
 	}
-	if err := s.keepPromoted(ctx, set, had, now); err != nil {
+	if now == nil {
+		err = s.network(ctx, known, set)
+	} else {
+		err = s.keepPromoted(ctx, set, had, now)
+	}
+	if err != nil {
 		return nil, err
 	}
 	var out []types.Parameter
@@ -203,9 +210,6 @@ func (s *Stack) parameters(ctx context.Context, r Request, now *types.Stack) ([]
 // promoted another one since: a change to any property of the group sends the
 // version along, and would take the group back. And it refuses another image.
 func (s *Stack) keepPromoted(ctx context.Context, set, had map[string]string, now *types.Stack) error {
-	if now == nil {
-		return nil
-	}
 	group, known := output(now, "Group"), output(now, "LaunchTemplateVersion")
 	if group == "" || known == "" {
 		return nil

@@ -20,6 +20,8 @@ func commands() []*cli.Command {
 		imagesCommand(),
 		recipeCommand(),
 		validateCommand(),
+		stackCommand(),
+		connectCommand(),
 		packerCommand(),
 	}
 }

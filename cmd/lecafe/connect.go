@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
+	"github.com/aws/smithy-go"
+	"github.com/urfave/cli/v2"
+
+	"github.com/lecafe/lecafe/internal/exitcode"
+)
+
+func connectCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "connect",
+		Usage:     "a shell on an instance by Session Manager: no port, no key",
+		UsageText: "lecafe connect INSTANCE",
+		Description: "Runs aws ssm start-session, for which the AWS CLI and its session-manager-plugin must be\n" +
+			"installed; where they are not, prints the command and exits 3. An instance that Session\n" +
+			"Manager cannot reach is exit 1, with the reason.",
+		Action: connect,
+	}
+}
+
+var instanceRE = regexp.MustCompile(`^i-([0-9a-f]{8}|[0-9a-f]{17})$`)
+
+func connect(c *cli.Context) error {
+	id := c.Args().First()
+	if c.NArg() != 1 || !instanceRE.MatchString(id) {
+		return badRequest("want one instance ID: lecafe connect i-0123456789abcdef0")
+	}
+	cfg, err := loadAWS(c)
+	if err != nil {
+		return err
+	}
+	out, err := ssm.NewFromConfig(cfg).DescribeInstanceInformation(c.Context, &ssm.DescribeInstanceInformationInput{
+		Filters: []ssmtypes.InstanceInformationStringFilter{{Key: aws.String("InstanceIds"), Values: []string{id}}},
+	})
+	var api smithy.APIError
+	switch {
+	// The service answers with the one, emulators without the call with others.
+	case errors.As(err, &api) && slices.Contains([]string{"InvalidInstanceId", "InvalidInstanceID"}, api.ErrorCode()):
+		out = &ssm.DescribeInstanceInformationOutput{}
+	case err != nil:
+		return awsError(fmt.Errorf("ask Session Manager for %s: %w", id, err))
+	}
+	at := slices.IndexFunc(out.InstanceInformationList, func(i ssmtypes.InstanceInformation) bool { return aws.ToString(i.InstanceId) == id })
+	if at < 0 {
+		why, err := whyNotManaged(c.Context, cfg, id)
+		if err != nil {
+			return awsError(err)
+		}
+		return fmt.Errorf("Session Manager does not know %s: %s", id, why) //nolint:staticcheck // a name of AWS's
+	}
+	if info := out.InstanceInformationList[at]; info.PingStatus != ssmtypes.PingStatusOnline {
+		last := "never"
+		if info.LastPingDateTime != nil {
+			last = info.LastPingDateTime.UTC().Format(time.RFC3339)
+		}
+		return fmt.Errorf("%s is known to Session Manager but %s, heard of last %s: it is stopped, its amazon-ssm-agent is, or it lost its way to AWS; see its console with aws ec2 get-console-output --latest --instance-id %s", id, info.PingStatus, last, id)
+	}
+	argv := []string{"aws", "ssm", "start-session", "--target", id, "--region", cfg.Region}
+	if p := c.String("profile"); p != "" {
+		argv = append(argv, "--profile", p)
+	}
+	if e := c.String("endpoint-url"); e != "" {
+		argv = append(argv, "--endpoint-url", e)
+	}
+	path, err := exec.LookPath("aws")
+	if err == nil {
+		_, err = exec.LookPath("session-manager-plugin")
+	}
+	if err != nil {
+		fmt.Fprintln(c.App.Writer, strings.Join(argv, " "))
+		return exitcode.With(exitcode.NotReady, fmt.Errorf("%s is managed, but %w; install it, or run the command above where both the AWS CLI and its session-manager-plugin are", id, err))
+	}
+	// In place of this process: the session owns terminal and signals.
+	return fmt.Errorf("run %s: %w", path, syscall.Exec(path, argv, os.Environ()))
+}
+
+// core is the policy with which an instance registers with Session Manager.
+const core = "AmazonSSMManagedInstanceCore"
+
+// whyNotManaged says what keeps an instance from Session Manager, the first
+// thing first.
+func whyNotManaged(ctx context.Context, cfg aws.Config, id string) (string, error) {
+	out, err := ec2.NewFromConfig(cfg).DescribeInstances(ctx, &ec2.DescribeInstancesInput{InstanceIds: []string{id}})
+	var api smithy.APIError
+	if errors.As(err, &api) && api.ErrorCode() == "InvalidInstanceID.NotFound" || err == nil && len(out.Reservations) == 0 {
+		return "there is no such instance in " + cfg.Region + "; another --region or --profile?", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("describe instance %s: %w", id, err)
+	}
+	inst := out.Reservations[0].Instances[0]
+	if inst.State != nil && inst.State.Name != ec2types.InstanceStateNameRunning {
+		state := string(inst.State.Name)
+		if inst.State.Name == ec2types.InstanceStateNameStopped {
+			return "it is stopped; aws ec2 start-instances --instance-ids " + id, nil
+		}
+		return "it is " + state + ", not running", nil
+	}
+	if inst.IamInstanceProfile == nil {
+		return "it has no instance profile, so its agent cannot register; attach one whose role has " + core +
+			": aws ec2 associate-iam-instance-profile --instance-id " + id + " --iam-instance-profile Name=lecafe-app-profile", nil
+	}
+	arn := aws.ToString(inst.IamInstanceProfile.Arn)
+	profile := arn[strings.LastIndexByte(arn, '/')+1:]
+	roles, err := lackingCore(ctx, cfg, profile)
+	switch {
+	case err != nil:
+		// The permission to read IAM is not everybody's: say what is left.
+	case len(roles) == 0:
+		return "its instance profile " + profile + " has no role", nil
+	case roles[0] != "":
+		return "its role " + roles[0] + " does not have the policy " + core + "; attach it: aws iam attach-role-policy --role-name " + roles[0] +
+			" --policy-arn arn:aws:iam::aws:policy/" + core + " (if a policy of yours says the same, then see whether amazon-ssm-agent runs and reaches ssm." + cfg.Region + ".amazonaws.com)", nil
+	}
+	return "it runs with instance profile " + profile + ", so either amazon-ssm-agent is not installed or not running on it, it has not been up for long enough, or there is no route to ssm." +
+		cfg.Region + ".amazonaws.com (NAT or VPC endpoints, port 443 out); lecafe watch shows whether it came up at all", nil
+}
+
+// lackingCore returns a profile's role if it lacks core, or "" for one that has
+// it; nothing where the profile has no role.
+func lackingCore(ctx context.Context, cfg aws.Config, profile string) ([]string, error) {
+	api := iam.NewFromConfig(cfg)
+	p, err := api.GetInstanceProfile(ctx, &iam.GetInstanceProfileInput{InstanceProfileName: &profile})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range p.InstanceProfile.Roles { // there is one at most
+		pages := iam.NewListAttachedRolePoliciesPaginator(api, &iam.ListAttachedRolePoliciesInput{RoleName: r.RoleName})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				return nil, err
+			}
+			for _, a := range page.AttachedPolicies {
+				if aws.ToString(a.PolicyName) == core {
+					return []string{""}, nil
+				}
+			}
+		}
+		return []string{aws.ToString(r.RoleName)}, nil
+	}
+	return nil, nil
+}
