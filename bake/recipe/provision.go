@@ -3,14 +3,14 @@ package recipe
 import (
 	"errors"
 	"fmt"
-	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"mvdan.cc/sh/v3/syntax"
+
+	"github.com/lecafe/lecafe/agent/settings"
 )
 
 // maxFile bounds each file that goes into the bundle.
@@ -205,38 +205,12 @@ func interpreter(line string) string {
 	return filepath.Base(words[0])
 }
 
-// agent checks what has a form of its own among the agent's settings.
+// agent has the agent's own package check its settings.
 func (c *checker) agent() {
-	a := c.r.Agent
-	c.form("agent.aws.region", a.AWS.Region, regionName, "is not a region", "write it as eu-west-1")
-	c.between("agent.bootstrap.deadline", a.Bootstrap.Deadline, 10*time.Second, 24*time.Hour)
-	c.form("agent.report.s3.bucket", a.Report.S3.Bucket, bucketName, "is not a bucket's name", "write it without s3://")
-	for code, severity := range a.Bootstrap.Severity {
-		c.oneOf("agent.bootstrap.severity."+code, severity, "failure", "degraded", "ignore")
+	for _, p := range settings.Validate(c.r.Agent) {
+		c.bad(join("agent", p.Field), p.Message, p.Hint)
 	}
-	for i, o := range a.Config {
-		field := fmt.Sprintf("agent.config[%d]", i)
-		u, err := url.Parse(o.Source)
-		if err != nil || u.Scheme != "s3" || u.Host == "" || len(u.Path) < 2 {
-			c.bad(field+".source", "is not an object in S3", "write it as s3://bucket/key")
-		}
-		if !filepath.IsAbs(o.Path) {
-			c.bad(field+".path", "is not an absolute path", "write it from / on")
-		}
-		c.form(field+".mode", o.Mode, fileMode, "is not a file mode", `write it in octal and in quotes, as "0640"`)
+	if c.r.Agent.Canary {
+		c.bad("agent.canary", "is set for every instance of the image", "leave it out: the bake sets it on its canary alone")
 	}
-	for i, h := range a.Bootstrap.Ready.HTTP {
-		u, err := url.Parse(h.URL)
-		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-			c.bad(fmt.Sprintf("agent.bootstrap.ready.http[%d].url", i), "is not a URL", "write it as http://127.0.0.1:8080/healthz")
-		}
-	}
-	for i, t := range a.Bootstrap.Ready.TCP {
-		host, port, ok := strings.Cut(t, ":")
-		_, err := netip.ParseAddrPort("127.0.0.1:" + port)
-		if !ok || host == "" || err != nil {
-			c.bad(fmt.Sprintf("agent.bootstrap.ready.tcp[%d]", i), "is not host:port", "write it as 127.0.0.1:8080")
-		}
-	}
-	c.each("agent.bootstrap.ready.units", a.Bootstrap.Ready.Units, unitName, "is not a unit's name", "write it with its suffix, as nginx.service")
 }
