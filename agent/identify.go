@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -103,6 +104,13 @@ func (a *Agent) identify(ctx context.Context) {
 }
 
 func imdsCause(err error) *report.Cause {
+	if errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) {
+		return &report.Cause{
+			Stage: report.StageIdentity, Code: report.CodeNetworkUnreachable,
+			Message: "The instance has no network: " + plain(err) + ".",
+			Fix:     "Look at the subnet's network interface and at what DHCP gave: the console has the units that bring the network up.",
+		}
+	}
 	return &report.Cause{
 		Stage: report.StageIdentity, Code: report.CodeIMDSUnreachable,
 		Message: "The instance metadata service does not answer: " + plain(err) + ".",
