@@ -116,9 +116,6 @@ func (g *drillGround) breakCloud(ctx context.Context, fault string) (undo func()
 		}
 		_, err = client.DeleteQueue(ctx, &sqs.DeleteQueueInput{QueueUrl: q.QueueUrl})
 		return func() { g.lab.SQS.CreateQueue(drillQueue, nil) }, err
-	case "clock-skew":
-		g.clock.ahead.Store(int64(24 * time.Hour))
-		return func() { g.clock.ahead.Store(0) }, nil
 	}
 	return func() {}, nil
 }
@@ -161,7 +158,11 @@ func (g *drillGround) Boot(ctx context.Context, c drill.Case, payload []byte) (d
 		undo()
 		return nil, err
 	}
-	i := &drillInstance{g: g, id: *out.Instances[0].InstanceId, undo: undo}
+	if c.Fault == "clock-skew" { // from now on: the operator's own calls are dated too
+		g.clock.ahead.Store(int64(24 * time.Hour))
+		undo = func() { g.clock.ahead.Store(0) }
+	}
+	i := &drillInstance{g: g, id: *out.Instances[0].InstanceId, undo: sync.OnceFunc(undo)}
 	if c.Fault == "agent-killed" {
 		i.kill(ctx)
 	}
@@ -225,6 +226,7 @@ func (i *drillInstance) fromS3(ctx context.Context) (*report.Report, error) {
 		if err != nil || k.InstanceID() != i.id || k.Kind != report.KindBootstrap {
 			continue
 		}
+		i.undo() // the report is out
 		out, err := i.g.s3().GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(drillReports), Key: &key})
 		if err != nil {
 			return nil, fmt.Errorf("read report: %w", err)
@@ -275,7 +277,7 @@ func (i *drillInstance) CloudInit(ctx context.Context) string {
 
 // Close implements drill.Instance.
 func (i *drillInstance) Close(ctx context.Context) error {
-	defer i.undo()
+	i.undo()
 	i.g.mu.Lock()
 	i.g.fault = ""
 	i.g.mu.Unlock()
