@@ -88,7 +88,7 @@ func TestWrappedOnAStockImage(t *testing.T) {
 		}
 
 		t.Run("packed", func(t *testing.T) {
-			payload := "Content-Type: multipart/mixed; boundary=b\nMIME-Version: 1.0\n\n--b\nContent-Type: text/cloud-config\n\n#cloud-config\nwrite_files:\n  - {path: /var/lib/from-config, content: yes}\nruncmd:\n  - touch /var/lib/from-runcmd\n--b\nContent-Type: text/x-shellscript\n\n#!/bin/bash\n" + strings.Repeat("# a payload that EC2 would refuse\n", 1000) + "touch /var/lib/from-script\n--b--\n"
+			payload := "Content-Type: multipart/mixed; boundary=b\nMIME-Version: 1.0\n\n--b\nContent-Type: text/cloud-config\n\n#cloud-config\nwrite_files:\n  - {path: /var/lib/from-config, content: \"ok\"}\nruncmd:\n  - touch /var/lib/from-runcmd\n--b\nContent-Type: text/x-shellscript\n\n#!/bin/bash\n" + strings.Repeat("# a payload that EC2 would refuse\n", 1000) + "touch /var/lib/from-script\n--b--\n"
 			bundle, err := userdata.Pack([]byte(payload))
 			if err != nil {
 				t.Fatal(err)
