@@ -200,7 +200,8 @@ func BenchmarkEndToEnd(b *testing.B) {
 			socket := filepath.Join(dir, "o.sock")
 			cmd := exec.Command(bin, "orders", "--no-imds", "--state-dir", dir, "--listen", socket, "--queue", "q", "--region", "us-east-1", "--endpoint-url", s.URL)
 			cmd.Env = append(os.Environ(), "AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b")
-			cmd.Stderr = os.Stderr
+			var log bytes.Buffer
+			cmd.Stderr = &log
 			if err := cmd.Start(); err != nil {
 				b.Fatal(err)
 			}
@@ -243,7 +244,7 @@ func BenchmarkEndToEnd(b *testing.B) {
 				b.Fatal(err)
 			}
 			if err := cmd.Wait(); err != nil {
-				b.Fatal(err)
+				b.Fatalf("%v\n%s", err, log.String())
 			}
 			// Unlike the rate, this holds on a machine that does other things too.
 			cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
