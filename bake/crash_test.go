@@ -191,13 +191,16 @@ func (w *crashWorld) bake(at string, after bool) (killed bool) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	cmd := exec.Command(self)
+	// Cancelling kills; unlike cmd.Process it may be done while Start runs.
+	alive, kill := context.WithCancel(w.t.Context())
+	defer kill()
+	cmd := exec.CommandContext(alive, self)
 	cmd.Env = append(os.Environ(), childEnv+"="+w.dir, "AWS_ENDPOINT_URL="+w.url)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	w.g.at, w.g.after = at, after
-	w.g.kill = func() { _ = cmd.Process.Kill() }
+	w.g.kill = kill
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}

@@ -77,10 +77,11 @@ func (tty) Close() error { return nil }
 
 // NewConsole writes to w until Close.
 func NewConsole(w io.WriteCloser) *Console {
-	c := &Console{lines: make(chan []byte, 64), done: make(chan struct{})}
+	lines := make(chan []byte, 64)
+	c := &Console{lines: lines, done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
-		for l := range c.lines {
+		for l := range lines { // Close takes c.lines away
 			_, _ = w.Write(l) // a console that is gone tells nobody anyway
 		}
 		_ = w.Close()
