@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,6 +47,7 @@ func watcherProcess(address string) int {
 	}
 	var out measured
 	ctx := context.Background()
+	debug.SetGCPercent(40) // as lecafe watch does
 	w := newWatcher(&testing.B{}, address, fleet.Selection{Groups: groups})
 	start := time.Now()
 	s, err := w.Pass(ctx)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -139,6 +140,9 @@ func watch(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	// Pages of a thousand instances make much garbage: collecting it sooner
+	// keeps ten thousand instances below 100 MB for a few percent of time.
+	debug.SetGCPercent(40)
 	if id := c.String("explain"); id != "" {
 		return explain(c, w, id)
 	}
