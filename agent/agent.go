@@ -5,6 +5,7 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -128,7 +129,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if err != nil {
 		a.log.Warn("no boot ID", "error", err)
 	}
-	a.facts.bootID = strings.TrimSpace(string(id))
+	a.facts.bootID = bootID(strings.TrimSpace(string(id)), o.Now())
 	a.open("imds", *imdsCause(errors.New("not asked yet")))
 	if a.systemd == nil {
 		if m, err := systemd.Connect(ctx); err != nil {
@@ -138,6 +139,18 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		}
 	}
 	return a, nil
+}
+
+// bootID tells boots apart. In a container the kernel's ID may outlive the boot
+// (below ProtectKernelTunables= it is the host's); there the age of process 1
+// tells.
+func bootID(kernel string, c bootstrap.Clock) string {
+	began := (c.Kernel - c.Uptime).Truncate(time.Second)
+	if began < time.Minute {
+		return kernel
+	}
+	sum := sha256.Sum256([]byte(kernel + began.String()))
+	return fmt.Sprintf("%x-%x-%x-%x-%x", sum[:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
 }
 
 func (a *Agent) stateDir() string { return filepath.Join(a.o.Root, settings.StateDir) }
