@@ -48,6 +48,9 @@ func (e *ReportError) Error() string {
 			line += "; " + c.Fix
 		}
 		lines = append(lines, line)
+		for _, out := range c.Output[max(0, len(c.Output)-12):] {
+			lines = append(lines, "    | "+out)
+		}
 	}
 	return strings.Join(lines, "\n")
 }
