@@ -155,7 +155,8 @@ func (s *Spool) makeSpare(closing bool) {
 		}
 		// Only a writer that waits is told: while nobody needs a segment the
 		// lack of one is no failure, and the next who does tries again.
-		if s.wanted {
+		// Segments about to be removed make room: then it is tried again at once.
+		if s.wanted && len(s.toRetire) == 0 {
 			s.spareErr = err
 		}
 	default:

@@ -70,7 +70,7 @@ type Spool struct {
 	log  *slog.Logger
 
 	mu       sync.Mutex
-	queue    []*pending
+	queue    *batch // what the next commit takes
 	closed   bool
 	work     *sync.Cond    // writer: queue or closed
 	spareC   *sync.Cond    // writer: spare or spareErr
@@ -171,7 +171,7 @@ func Open(o Options) (*Spool, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Spool{opt: o, fs: o.fs, log: o.Log, readable: make(chan struct{}), keep: make(chan struct{}, 1), stopped: make(chan struct{})}
+	s := &Spool{opt: o, fs: o.fs, log: o.Log, readable: make(chan struct{}), keep: make(chan struct{}, 1), stopped: make(chan struct{}), queue: newBatch(0)}
 	s.work, s.spareC = sync.NewCond(&s.mu), sync.NewCond(&s.mu)
 	if s.fs == nil {
 		if err := os.MkdirAll(o.Dir, 0o700); err != nil {

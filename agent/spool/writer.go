@@ -20,33 +20,41 @@ const (
 type pending struct {
 	recs  [][]byte
 	first uint64
-	done  chan error // capacity 1
+	err   error
+}
+
+// batch is the appends of one commit. They are told together: waking all who
+// wait for one channel costs less than a channel for each.
+type batch struct {
+	list []pending
+	done chan struct{} // closed when first and err of all are set
 }
 
 // Append makes records durable, all of them before it returns nil, and returns
 // the first one's sequence number; the others follow it. After an error none of
 // them counts as accepted, although after a failed sync, or when ctx ended
-// first, some may still be read later.
+// first, some may still be read later; then the records must not be changed
+// afterwards either.
 func (s *Spool) Append(ctx context.Context, recs ...[]byte) (uint64, error) {
 	for _, r := range recs {
 		if len(r) > MaxRecord || headerSize+frameSize(len(r)) > s.opt.SegmentBytes {
 			return 0, fmt.Errorf("append %d bytes: %w", len(r), ErrTooLarge)
 		}
 	}
-	p := &pending{recs: recs, done: make(chan error, 1)}
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		return 0, ErrClosed
 	}
-	s.queue = append(s.queue, p)
-	if len(s.queue) == 1 {
+	b, i := s.queue, len(s.queue.list)
+	b.list = append(b.list, pending{recs: recs})
+	if i == 0 {
 		s.work.Signal()
 	}
 	s.mu.Unlock()
 	select {
-	case err := <-p.done:
-		return p.first, err
+	case <-b.done:
+		return b.list[i].first, b.list[i].err
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
@@ -54,37 +62,35 @@ func (s *Spool) Append(ctx context.Context, recs ...[]byte) (uint64, error) {
 
 // write is the writer goroutine: it alone touches the active segment's file.
 func (s *Spool) write() {
-	var batch []*pending
 	woken, waiting := 0, 0 // by the last commit, and behind it
 	for {
 		s.mu.Lock()
-		for len(s.queue) == 0 && !s.closed {
+		for len(s.queue.list) == 0 && !s.closed {
 			s.work.Wait()
 		}
-		if len(s.queue) == 0 {
+		if len(s.queue.list) == 0 {
 			s.mu.Unlock()
 			break
 		}
-		s.mu.Unlock()
 		// The producers that the last commit woke are about to queue again:
 		// letting them run first makes one large commit of two small ones. Those
 		// who do not come are not waited for longer than a fraction of a sync.
-		s.mu.Lock()
-		for spins, queued := 0, -1; len(s.queue) < min(waiting+woken, gather) && spins < patience; spins++ {
-			if n := len(s.queue); n != queued {
+		for spins, queued := 0, -1; len(s.queue.list) < min(waiting+woken, gather) && spins < patience; spins++ {
+			if n := len(s.queue.list); n != queued {
 				queued, spins = n, 0
 			}
 			s.mu.Unlock()
 			runtime.Gosched()
 			s.mu.Lock()
 		}
-		batch, s.queue = s.queue, batch[:0]
+		b := s.queue
+		s.queue = newBatch(len(b.list))
 		s.mu.Unlock()
-		s.commit(batch)
+		s.commit(b.list)
+		close(b.done)
 		s.mu.Lock()
-		woken, waiting = len(batch), len(s.queue)
+		woken, waiting = len(b.list), len(s.queue.list)
 		s.mu.Unlock()
-		clear(batch)
 	}
 	s.mu.Lock()
 	if g := s.active; g != nil {
@@ -93,16 +99,20 @@ func (s *Spool) write() {
 	s.mu.Unlock()
 }
 
+func newBatch(size int) *batch {
+	return &batch{list: make([]pending, 0, min(size, gather)), done: make(chan struct{})}
+}
+
 // commit writes a batch, in as many writes as its size and the segments ask for.
-func (s *Spool) commit(batch []*pending) {
+func (s *Spool) commit(batch []pending) {
 	buf := s.buf[:0]
 	var n uint64      // records in buf
-	whole := 0        // batch[:whole] are answered
+	whole := 0        // batch[:whole] are durable
 	encoded := 0      // batch[whole:encoded] are in buf to their last record
 	next := s.nextSeq // only the writer changes it
 	fail := func(err error) {
-		for _, p := range batch[whole:] {
-			p.done <- err
+		for i := range batch[whole:] {
+			batch[whole+i].err = err
 		}
 	}
 	flush := func() error {
@@ -112,12 +122,11 @@ func (s *Spool) commit(batch []*pending) {
 			}
 			buf, n = buf[:0], 0
 		}
-		for ; whole < encoded; whole++ {
-			batch[whole].done <- nil
-		}
+		whole = encoded
 		return nil
 	}
-	for _, p := range batch {
+	for i := range batch {
+		p := &batch[i]
 		p.first = next
 		for _, r := range p.recs {
 			size := frameSize(len(r))
