@@ -65,6 +65,7 @@ func agentSettings(l *lab.Lab) string {
 // TestProvisioner builds an image with Packer on a real boot, and beside it
 // one that a planted private key has to stop.
 func TestProvisioner(t *testing.T) {
+	t.Parallel()
 	l := startLab(t)
 	p := newPacker(t, l)
 	dir := write(t, map[string]string{"image.pkr.hcl": nullTemplate, "agent.yaml": agentSettings(l)})

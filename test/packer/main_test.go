@@ -92,28 +92,31 @@ var (
 	amazonTool = tool("packer-plugin-amazon", "github.com/hashicorp/packer-plugin-amazon")
 )
 
+// scratch is where programs are built; it goes with the tests.
+var scratch string
+
 // programs returns the directory of lecafe's programs, the plugin among them:
 // LECAFE_BIN, where make has just built them, or one they are built into.
 var programs = sync.OnceValues(func() (string, error) {
 	if dir := os.Getenv("LECAFE_BIN"); dir != "" {
 		return dir, nil
 	}
-	dir, err := os.MkdirTemp("", "lecafe-packer-")
-	if err != nil {
+	if err := build(root, "-o", scratch+"/", "./cmd/lecafe", "./cmd/lecafe-agent", "./cmd/lecafe-builder"); err != nil {
 		return "", err
 	}
-	if err := build(root, "-o", dir+"/", "./cmd/lecafe", "./cmd/lecafe-agent", "./cmd/lecafe-builder"); err != nil {
-		return dir, err
-	}
-	return dir, build(filepath.Join(root, "packer"), "-o", filepath.Join(dir, "packer-plugin-lecafe"), ".")
+	return scratch, build(filepath.Join(root, "packer"), "-o", filepath.Join(scratch, "packer-plugin-lecafe"), ".")
 })
 
 func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "lecafe-packer-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	scratch = dir
 	code := m.Run()
-	if os.Getenv("LECAFE_BIN") == "" {
-		if dir, err := programs(); err == nil && strings.Contains(filepath.Base(dir), "lecafe-packer-") {
-			_ = os.RemoveAll(dir)
-		}
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 	}
 	os.Exit(code)
 }

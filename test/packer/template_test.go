@@ -90,6 +90,7 @@ func TestTemplate(t *testing.T) {
 // TestAmazonEBS builds Le Café's image in the lab's EC2 with the template that
 // lecafe makes of its recipe, and publishes it to a launch template.
 func TestAmazonEBS(t *testing.T) {
+	t.Parallel()
 	l := startLab(t)
 	p := newPacker(t, l)
 	p.amazon()
