@@ -35,7 +35,7 @@ func (s *Stack) network(ctx context.Context, known map[string]Parameter, set map
 		return fmt.Errorf("describe VPCs: %w", err)
 	}
 	if len(vpcs.Vpcs) == 0 {
-		return fmt.Errorf("%w: the region has no default VPC: give --set VpcId=vpc-... and --set Subnets=subnet-...,subnet-...", ErrRequest)
+		return fmt.Errorf("%w: the region has no default VPC: name one with --set VpcId=ID and --set Subnets=ID,ID", ErrRequest)
 	}
 	id := aws.ToString(vpcs.Vpcs[0].VpcId)
 	out, err := s.Clients.EC2.DescribeSubnets(ctx, &ec2.DescribeSubnetsInput{Filters: []ec2types.Filter{
@@ -52,7 +52,7 @@ func (s *Stack) network(ctx context.Context, known map[string]Parameter, set map
 		chosen = append(chosen, aws.ToString(n.SubnetId))
 	}
 	if len(chosen) < zones {
-		return fmt.Errorf("%w: the default VPC %s has default subnets in %d zones, not %d: give --set VpcId=... and --set Subnets=...", ErrRequest, id, len(chosen), zones)
+		return fmt.Errorf("%w: the default VPC %s has default subnets in %d zones, not %d: name one with --set VpcId=ID and --set Subnets=ID,ID", ErrRequest, id, len(chosen), zones)
 	}
 	set["VpcId"], set["Subnets"] = id, strings.Join(chosen, ",")
 	s.tell("a new stack: in the default VPC %s, subnets %s", id, set["Subnets"])

@@ -64,7 +64,7 @@ func connect(c *cli.Context) error {
 		if err != nil {
 			return awsError(err)
 		}
-		return fmt.Errorf("Session Manager does not know %s: %s", id, why) //nolint:staticcheck // a name of AWS's
+		return fmt.Errorf("%s is unknown to Session Manager: %s", id, why)
 	}
 	if info := out.InstanceInformationList[at]; info.PingStatus != ssmtypes.PingStatusOnline {
 		last := "never"
@@ -142,7 +142,8 @@ func lackingCore(ctx context.Context, cfg aws.Config, profile string) ([]string,
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range p.InstanceProfile.Roles { // there is one at most
+	if roles := p.InstanceProfile.Roles; len(roles) > 0 { // there is one at most
+		r := roles[0]
 		pages := iam.NewListAttachedRolePoliciesPaginator(api, &iam.ListAttachedRolePoliciesInput{RoleName: r.RoleName})
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
