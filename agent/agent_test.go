@@ -415,6 +415,37 @@ func TestSettingsInUserData(t *testing.T) {
 	}
 }
 
+func TestEnvFiles(t *testing.T) {
+	env := "\nenv:\n  - {path: /opt/app/config.env, set: {AWS_REGION: \"${region}\", NAME: \"${tag:Name}\"}}\n"
+	b := newBox(t, "#!/bin/sh\n"+settings.UserDataBegin+env+settings.UserDataEnd+"\n", func(i *imds.Instance) {
+		i.Tags, i.TagsInMetadata = map[string]string{"Name": "web"}, true
+	})
+	b.start()
+	b.ran("part-001")
+	b.cloudInit("modules-final", true)
+	if r := b.reports(1)[0]; r.Verdict != report.Success {
+		t.Errorf("got %+v", r)
+	}
+	got, err := os.ReadFile(filepath.Join(b.root, "opt/app/config.env"))
+	if err != nil || !strings.Contains(string(got), "AWS_REGION=\"us-east-1\"\nNAME=\"web\"\n") {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
+func TestEnvFileWithoutItsTag(t *testing.T) {
+	b := newBox(t, "#!/bin/sh\n"+settings.UserDataBegin+"\nenv: [{path: /opt/app/config.env, set: {NAME: \"${tag:Name}\"}}]\n"+settings.UserDataEnd+"\n")
+	b.start()
+	b.ran("part-001")
+	b.cloudInit("modules-final", true)
+	r := b.reports(1)[0]
+	if r.Verdict != report.Failure || r.Causes[0].Code != report.CodeConfigInvalid || r.Causes[0].File != "/opt/app/config.env" {
+		t.Errorf("got %+v", r.Causes)
+	}
+	if _, err := os.Stat(filepath.Join(b.root, "opt/app/config.env")); err == nil {
+		t.Error("half a file was written")
+	}
+}
+
 func TestMissingConfigAndQueue(t *testing.T) {
 	b := newBox(t, "#!/bin/sh\n"+settings.UserDataBegin+"\nconfig: [{source: s3://assets/nothing, path: /opt/x}]\norders: {queue: nowhere}\n"+settings.UserDataEnd+"\n")
 	b.start()

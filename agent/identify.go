@@ -149,6 +149,10 @@ func (a *Agent) imds(ctx context.Context, meta *imds.Client) (report.Instance, b
 		}
 	}
 	a.userData(data)
+	a.mu.Lock()
+	env := a.facts.settings.Env
+	a.mu.Unlock()
+	a.envFiles(ctx, meta, inst, env)
 	a.trouble("imds", nil, false)
 	return inst, true
 }

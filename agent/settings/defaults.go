@@ -8,6 +8,7 @@ const (
 	DefaultReportPrefix = "lecafe-reports"
 	DefaultObjectBytes  = 1 << 20
 	DefaultObjectMode   = "0640"
+	DefaultEnvMode      = "0644"
 	DefaultOrdersGroup  = "lecafe-orders"
 	DefaultSpoolBytes   = 1 << 30
 )
@@ -36,6 +37,16 @@ func (s Settings) WithDefaults() Settings {
 	}
 	if s.Config != nil {
 		s.Config = objects
+	}
+	env := make([]EnvFile, len(s.Env))
+	for i, e := range s.Env {
+		if e.Mode == "" {
+			e.Mode = DefaultEnvMode
+		}
+		env[i] = e
+	}
+	if s.Env != nil {
+		s.Env = env
 	}
 	if s.Orders.Group == "" {
 		s.Orders.Group = DefaultOrdersGroup

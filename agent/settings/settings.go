@@ -31,6 +31,7 @@ type Settings struct {
 	Bootstrap Bootstrap `yaml:"bootstrap,omitempty"`
 	Report    Report    `yaml:"report,omitempty"`
 	Config    []Object  `yaml:"config,omitempty"`
+	Env       []EnvFile `yaml:"env,omitempty"`
 	Orders    Orders    `yaml:"orders,omitempty"`
 
 	// Canary keeps an instance that tries out a new image out of production:
@@ -122,6 +123,19 @@ type Object struct {
 	ReloadUnit  string        `yaml:"reload_unit,omitempty"`
 	RestartUnit string        `yaml:"restart_unit,omitempty"`
 	Optional    bool          `yaml:"optional,omitempty"` // its absence is no failure
+}
+
+// EnvFile is a file of NAME="value" lines, for EnvironmentFile= of a unit and
+// for shells alike, made from what the instance knows of itself: ${region},
+// ${availability_zone}, ${instance_id}, ${instance_type}, ${image_id},
+// ${account_id}, ${architecture} and ${tag:NAME} (where instance tags in
+// metadata are on) in Set's values stand for that.
+type EnvFile struct {
+	Path  string            `yaml:"path"`
+	Set   map[string]string `yaml:"set"`
+	Owner string            `yaml:"owner,omitempty"`
+	Group string            `yaml:"group,omitempty"`
+	Mode  string            `yaml:"mode,omitempty"` // octal, default "0644"
 }
 
 // Orders says where the application's orders go.

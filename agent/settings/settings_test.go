@@ -46,6 +46,9 @@ config:
     poll: 1m
     validate: [/usr/bin/app, --check]
     reload_unit: app.service
+env:
+  - path: /opt/lecafe/config.env
+    set: {APP_NAME: lecafe-app, AWS_REGION: "${region}", NAME: "${tag:Name}"}
 orders:
   queue: lecafe-orders
   seal_to: s3://acme-sealed/orders
@@ -99,6 +102,9 @@ func TestProblems(t *testing.T) {
 		"tcp":            {"bootstrap: {ready: {tcp: [\"5432\"]}}", `s.yaml:1:27: bootstrap.ready.tcp[0]: is no host:port (got "5432"); write it as 127.0.0.1:8080`},
 		"command":        {"bootstrap: {ready: {command: [[ls]]}}", `s.yaml:1:32: bootstrap.ready.command[0][0]: must be an absolute path (got "ls"); commands run without a shell and without PATH`},
 		"url":            {"aws: {endpoint_url: localhost}", `s.yaml:1:21: aws.endpoint_url: is no http or https URL (got "localhost"); write it as https://host/path`},
+		"env fact":       {"env: [{path: /e, set: {A: \"${zone}\"}}]", `s.yaml:1:27: env[0].set.A: is nothing that the instance knows (got "${zone}"); one of region, availability_zone, instance_id, instance_type, image_id, account_id, architecture, tag:NAME`},
+		"env name":       {"env: [{path: /e, set: {1A: x}}]", `s.yaml:1:28: env[0].set.1A: is no name of a variable; letters, digits and underscore, not starting with a digit`},
+		"env of nothing": {"env: [{path: /e}]", `s.yaml:1:7: env[0].set: is missing; write the variables as NAME: value`},
 		"secret in URL":  {"aws: {proxy: \"ftp://u:hunter2@p\"}", `s.yaml:1:14: aws.proxy: is no http or https URL (got "ftp://[redacted]@p"); write it as https://host/path`},
 	} {
 		t.Run(name, func(t *testing.T) {

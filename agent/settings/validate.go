@@ -28,14 +28,15 @@ const (
 )
 
 var (
-	bucketForm = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
-	regionForm = regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$`)
-	roleForm   = regexp.MustCompile(`^A[A-Z0-9]{3,127}$`)
-	sha256Form = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	unitForm   = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|target|mount|timer|path|swap|slice|scope|device|automount)$`)
-	queueForm  = regexp.MustCompile(`^[A-Za-z0-9_-]{1,80}$|^[A-Za-z0-9_-]{1,75}\.fifo$`)
-	nameForm   = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$|^[0-9]{1,10}$`)
-	codeForm   = regexp.MustCompile(`^[a-z0-9_]{1,64}$`)
+	bucketForm   = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+	regionForm   = regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$`)
+	roleForm     = regexp.MustCompile(`^A[A-Z0-9]{3,127}$`)
+	sha256Form   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	unitForm     = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|target|mount|timer|path|swap|slice|scope|device|automount)$`)
+	queueForm    = regexp.MustCompile(`^[A-Za-z0-9_-]{1,80}$|^[A-Za-z0-9_-]{1,75}\.fifo$`)
+	nameForm     = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$|^[0-9]{1,10}$`)
+	variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+	codeForm     = regexp.MustCompile(`^[a-z0-9_]{1,64}$`)
 )
 
 // Validate returns every problem of s. docs are the files that s was read
@@ -52,6 +53,15 @@ func Validate(s Settings, docs ...*strictyaml.Document) strictyaml.Problems {
 			c.add(fmt.Sprintf("config[%d].path", i), o.Path, fmt.Sprintf("is the path of config[%d] too", first), "give each object a path of its own")
 		} else {
 			paths[o.Path] = i
+		}
+	}
+	for i, e := range s.Env {
+		field := fmt.Sprintf("env[%d]", i)
+		c.env(field, e)
+		if first, ok := paths[e.Path]; ok && e.Path != "" {
+			c.add(field+".path", e.Path, fmt.Sprintf("is the path of entry %d too", first), "give each file a path of its own")
+		} else {
+			paths[e.Path] = i
 		}
 	}
 	c.orders(s.Orders)
@@ -250,6 +260,42 @@ func (c *checker) object(field string, o Object) {
 		c.add(field+".restart_unit", o.RestartUnit, "stands beside reload_unit", "keep one of the two")
 	}
 }
+
+func (c *checker) env(field string, e EnvFile) {
+	if e.Path == "" {
+		c.add(field+".path", "", "is missing", "write where the file is kept, as /opt/app/config.env")
+	}
+	c.absolute(field+".path", e.Path)
+	c.match(field+".owner", e.Owner, nameForm, "is no user", "a user name or ID")
+	c.match(field+".group", e.Group, nameForm, "is no group", "a group name or ID")
+	if e.Mode != "" {
+		if _, err := FileMode(e.Mode); err != nil {
+			c.add(field+".mode", e.Mode, "is no file mode", `three or four octal digits in quotes, as "0644"`)
+		}
+	}
+	if len(e.Set) == 0 {
+		c.add(field+".set", "", "is missing", "write the variables as NAME: value")
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.Set)) {
+		if !variableForm.MatchString(name) {
+			c.add(field+".set."+name, "", "is no name of a variable", "letters, digits and underscore, not starting with a digit")
+		}
+		if strings.ContainsFunc(e.Set[name], func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+			c.add(field+".set."+name, "", "has a line break or another control character", "an environment file holds one line a variable")
+		}
+		for _, m := range FactForm.FindAllStringSubmatch(e.Set[name], -1) {
+			if !slices.Contains(Facts, m[1]) && !strings.HasPrefix(m[1], "tag:") {
+				c.add(field+".set."+name, m[0], "is nothing that the instance knows", "one of "+strings.Join(Facts, ", ")+", tag:NAME")
+			}
+		}
+	}
+}
+
+// Facts are the names that may stand in ${} of EnvFile.Set, besides tag:NAME.
+var Facts = []string{"region", "availability_zone", "instance_id", "instance_type", "image_id", "account_id", "architecture"}
+
+// FactForm finds them.
+var FactForm = regexp.MustCompile(`\$\{([^{}]*)\}`)
 
 func (c *checker) orders(o Orders) {
 	c.queue("orders.queue", o.Queue)
