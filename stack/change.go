@@ -75,6 +75,9 @@ func (s *Stack) Plan(ctx context.Context, r Request) (*Plan, error) {
 		in.ImportExistingResources = aws.Bool(true)
 	}
 	out, err := s.Clients.CloudFormation.CreateChangeSet(ctx, in)
+	if hasCode(err, "ValidationError") && unchanged(err.Error()) { // as moto says it
+		return &Plan{stack: s}, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("create change set for stack %s: %w", s.Name, err)
 	}
@@ -116,9 +119,8 @@ func (p *Plan) read(ctx context.Context) error {
 			}
 			switch out.Status {
 			case types.ChangeSetStatusFailed:
-				// There is no code for "nothing to do", only these two texts.
 				reason := aws.ToString(out.StatusReason)
-				if strings.Contains(reason, "didn't contain changes") || strings.Contains(reason, "No updates are to be performed") {
+				if unchanged(reason) {
 					return nil
 				}
 				return fmt.Errorf("change set of stack %s: %s", p.stack.Name, reason)
@@ -140,6 +142,12 @@ func (p *Plan) read(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// unchanged recognizes that there is nothing to do. There is no code for it,
+// only these two texts.
+func unchanged(reason string) bool {
+	return strings.Contains(reason, "didn't contain changes") || strings.Contains(reason, "No updates are to be performed")
 }
 
 func resourceChange(r *types.ResourceChange) Change {

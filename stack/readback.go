@@ -97,8 +97,11 @@ func (s *Stack) readBack(ctx context.Context, body []byte, st *Status) ([]string
 				continue
 			}
 		}
-		id := made[name]
-		if id == "" {
+		id, listed := made[name]
+		if listed && id == "" {
+			continue // some emulators give rules no ID; there is nothing to read by
+		}
+		if !listed {
 			missing = append(missing, fmt.Sprintf("%s (%s) was not made", name, r.Type))
 			continue
 		}
