@@ -19,6 +19,7 @@ export GOFLAGS     := -trimpath
 build: ## static binaries into bin/
 	mkdir -p bin
 	$(GO_BUILD) -o bin/ ./cmd/lecafe ./cmd/lecafe-agent ./cmd/lecafe-builder
+	cd packer && go build -ldflags '-s -w' -o ../bin/packer-plugin-lecafe .
 
 .PHONY: setup
 setup: ## packages that the lab and the checks need
