@@ -72,6 +72,9 @@ func (s *Stack) readBack(ctx context.Context, body []byte, st *Status) ([]string
 			Condition  string               `yaml:"Condition"`
 			Properties map[string]yaml.Node `yaml:"Properties"`
 		} `yaml:"Resources"`
+		Outputs map[string]struct {
+			Condition string `yaml:"Condition"`
+		} `yaml:"Outputs"`
 	}
 	if err := yaml.Unmarshal(body, &t); err != nil {
 		return nil, fmt.Errorf("template of stack %s: %w", s.Name, err)
@@ -85,17 +88,23 @@ func (s *Stack) readBack(ctx context.Context, body []byte, st *Status) ([]string
 		}
 		return ""
 	}
+	// wanted is false for what the parameters leave out, and where this cannot tell.
+	wanted := func(condition string) bool {
+		if condition == "" {
+			return true
+		}
+		node := t.Conditions[condition]
+		holds, known := holds(&node, value)
+		return holds && known
+	}
 	made := map[string]string{}
 	for _, r := range st.Resources {
 		made[r.LogicalID] = r.PhysicalID
 	}
 	missing := []string{}
 	for name, r := range t.Resources {
-		if r.Condition != "" {
-			node := t.Conditions[r.Condition]
-			if holds, known := holds(&node, value); !holds || !known {
-				continue
-			}
+		if !wanted(r.Condition) {
+			continue
 		}
 		id, listed := made[name]
 		if listed && id == "" {
@@ -107,6 +116,11 @@ func (s *Stack) readBack(ctx context.Context, body []byte, st *Status) ([]string
 		}
 		for _, property := range s.lacks(ctx, r.Type, id, r.Properties) {
 			missing = append(missing, fmt.Sprintf("%s (%s): %s", name, r.Type, property))
+		}
+	}
+	for name, o := range t.Outputs {
+		if _, ok := st.Outputs[name]; !ok && wanted(o.Condition) {
+			missing = append(missing, fmt.Sprintf("output %s was not made", name))
 		}
 	}
 	slices.Sort(missing)

@@ -7,6 +7,7 @@
 package stack
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -210,10 +211,18 @@ func (s *Stack) parameters(ctx context.Context, r Request, now *types.Stack) ([]
 // promoted another one since: a change to any property of the group sends the
 // version along, and would take the group back. And it refuses another image.
 func (s *Stack) keepPromoted(ctx context.Context, set, had map[string]string, now *types.Stack) error {
-	group, known := output(now, "Group"), output(now, "LaunchTemplateVersion")
-	if group == "" || known == "" {
+	all, err := s.resources(ctx, aws.ToString(now.StackId))
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(all, func(r Resource) bool { return r.LogicalID == "Group" && r.PhysicalID != "" })
+	if i < 0 {
 		return nil
 	}
+	group := all[i].PhysicalID
+	// The version as the stack knows it. Where there are no outputs, as with an
+	// emulator, it is the one it was told, or else the first.
+	known := cmp.Or(output(now, "LaunchTemplateVersion"), had["LaunchTemplateVersion"], "1")
 	if image, ok := set["ImageId"]; ok && image != had["ImageId"] {
 		return fmt.Errorf("%w: the group %s is there already, with image %s at first: roll another one out with lecafe deploy --asg %s --image %s, which goes back when it does not come up", ErrRequest, group, had["ImageId"], group, image)
 	}
