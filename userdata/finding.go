@@ -41,7 +41,7 @@ type Finding struct {
 
 	Part     string      `json:"part,omitempty"`      // name of the part, in a multi-part payload
 	PartLine int         `json:"part_line,omitempty"` // line in the part, as on the instance
-	Code     report.Code `json:"code,omitempty"`      // the cause a boot would be reported with, "" where none
+	Code     report.Code `json:"code,omitempty"`      // the cause a boot is reported with; "" for what may be meant
 }
 
 func sortFindings(fs []Finding) {

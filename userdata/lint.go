@@ -65,7 +65,9 @@ func (l *linter) add(at place, q problem) {
 	if q.severity != "" {
 		f.Severity = q.severity
 	}
-	if f.Severity == Info {
+	// A boot is reported for what surely went wrong in it: a key that nobody
+	// reads did, whoever wrote it.
+	if f.Severity == Info || f.Severity == Warning && q.rule != "unknown-key" {
 		f.Code = ""
 	}
 	if q.line > 0 {

@@ -29,10 +29,10 @@ func Rules() []Rule {
 		// MIME.
 		{"mime-structure", Error, report.CodeUserDataInvalidMIME, "the multi-part message is not put together right"},
 		{"mime-encoding", Error, report.CodeUserDataInvalidMIME, "a part does not decode"},
-		{"mime-8bit", Warning, report.CodeUserDataEncoding, "unencoded characters outside ASCII: cloud-init changes them"},
+		{"mime-8bit", Warning, "", "unencoded characters outside ASCII: cloud-init changes them"},
 		{"dropped-part", Error, report.CodeUserDataNotRun, "no handler takes the part"},
 		{"duplicate-part", Error, report.CodeUserDataNotRun, "two parts of one name: the later overwrites the earlier"},
-		{"overridden-part", Warning, report.CodeUserDataNotRun, "a later cloud-config replaces what an earlier one set"},
+		{"overridden-part", Warning, "", "a later cloud-config replaces what an earlier one set"},
 
 		// Text of any kind.
 		{"placeholder", Error, report.CodeUserDataPlaceholder, "a template's placeholder was left unrendered"},
@@ -41,7 +41,7 @@ func Rules() []Rule {
 
 		// Scripts.
 		{"shell-syntax", Error, report.CodeScriptSyntax, "the script does not parse"},
-		{"bashism", Warning, report.CodeScriptSyntax, "bash's syntax under #!/bin/sh"},
+		{"bashism", Warning, "", "bash's syntax under #!/bin/sh"},
 		{"no-errexit", Warning, "", "commands can fail without notice"},
 		{"no-pipefail", Warning, "", "a pipe hides the failure of all but its last command"},
 		{"background-work", Warning, "", "work left in the background fails without notice"},
@@ -56,7 +56,7 @@ func Rules() []Rule {
 		{"yaml", Error, report.CodeUserDataInvalidYAML, "not valid YAML: cloud-init ignores all of it"},
 		{"unknown-key", Error, report.CodeUserDataUnknownKey, "a key that no cloud-init module reads"},
 		{"wrong-type", Error, report.CodeUserDataWrongType, "a value of a type its module does not take"},
-		{"bad-value", Error, report.CodeModuleFailed, "a value its module refuses"},
+		{"bad-value", Error, report.CodeUserDataBadValue, "a value its module refuses"},
 		{"duplicate-key", Warning, "", "a key twice: the last one counts"},
 	}
 }

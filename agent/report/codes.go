@@ -14,7 +14,8 @@ const (
 	CodeUserDataInvalidMIME  Code = "user_data_invalid_mime"
 	CodeUserDataEncoding     Code = "user_data_encoding" // base64 twice, broken gzip, not text
 	CodeUserDataPlaceholder  Code = "user_data_placeholder"
-	CodeUserDataNotRun       Code = "user_data_not_run" // a part that should have run and did not
+	CodeUserDataBadValue     Code = "user_data_bad_value" // a value that its module cannot use, as broken base64
+	CodeUserDataNotRun       Code = "user_data_not_run"   // a part that should have run and did not
 
 	// Scripts.
 	CodeScriptExit        Code = "script_exit"           // the script ended with a non-zero exit code
@@ -69,7 +70,7 @@ const (
 func Codes() []Code {
 	return []Code{
 		CodeUserDataNoHeader, CodeUserDataLeadingBlank, CodeUserDataInvalidYAML, CodeUserDataUnknownKey,
-		CodeUserDataWrongType, CodeUserDataInvalidMIME, CodeUserDataEncoding, CodeUserDataPlaceholder, CodeUserDataNotRun,
+		CodeUserDataWrongType, CodeUserDataInvalidMIME, CodeUserDataEncoding, CodeUserDataPlaceholder, CodeUserDataBadValue, CodeUserDataNotRun,
 		CodeScriptExit, CodeScriptSignal, CodeScriptSyntax, CodeScriptInterpreter, CodeCommandFailed, CodeBackgroundFailed,
 		CodeRuncmdFailed, CodeModuleFailed, CodePackageFailed, CodeCloudInitError, CodeCloudInitWarning,
 		CodeCloudInitDisabled, CodeDatasourceNone, CodeDeadline, CodeIMDSUnreachable, CodeRoleMissing,
