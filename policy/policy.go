@@ -265,20 +265,37 @@ func Publish(w Where) Document {
 	)
 }
 
-// Watch is what `lecafe watch` needs to read, for reports in bucket below
-// prefix, and wake-ups in queue where it is not empty.
-func Watch(w Where, bucket, prefix, queue string) Document {
-	prefix = strings.Trim(cmp.Or(prefix, "lecafe-reports"), "/")
+// Watching says what `lecafe watch` is to do.
+type Watching struct {
+	Bucket, Prefix string // of the reports
+	Queue          string // that wakes it; name or URL, may be empty
+	Remedy         bool   // --on-failure is used
+}
+
+// Watch is what `lecafe watch` needs.
+func Watch(w Where, o Watching) Document {
+	prefix := strings.Trim(cmp.Or(o.Prefix, "lecafe-reports"), "/")
 	out := []Statement{
-		{Sid: "Look", Action: []string{"autoscaling:DescribeAutoScalingGroups", "autoscaling:DescribeScalingActivities", "ec2:DescribeImages", "ec2:DescribeInstanceStatus", "ec2:DescribeInstances", "ec2:DescribeLaunchTemplateVersions", "ec2:DescribeRouteTables", "ec2:GetConsoleOutput", "iam:GetInstanceProfile"}, Resource: []string{"*"}},
+		{Sid: "Look", Action: []string{"autoscaling:DescribeAutoScalingGroups", "autoscaling:DescribeScalingActivities", "ec2:DescribeImages", "ec2:DescribeInstanceStatus", "ec2:DescribeInstances", "ec2:DescribeLaunchTemplateVersions", "ec2:DescribeLaunchTemplates", "ec2:DescribeRouteTables", "ec2:GetConsoleOutput", "iam:GetInstanceProfile"}, Resource: []string{"*"}},
 	}
-	if bucket != "" {
+	if o.Bucket != "" {
 		out = append(out,
-			Statement{Sid: "ListReports", Action: []string{"s3:ListBucket"}, Resource: []string{w.s3(bucket)}, Condition: map[string]Condition{"StringLike": {"s3:prefix": {prefix + "/*"}}}},
-			Statement{Sid: "ReadReports", Action: []string{"s3:GetObject"}, Resource: []string{w.s3(bucket + "/" + prefix + "/*")}})
+			Statement{Sid: "ListReports", Action: []string{"s3:ListBucket"}, Resource: []string{w.s3(o.Bucket)}, Condition: map[string]Condition{"StringLike": {"s3:prefix": {prefix + "/*"}}}},
+			Statement{Sid: "ReadReports", Action: []string{"s3:GetObject"}, Resource: []string{w.s3(o.Bucket + "/" + prefix + "/*")}})
 	}
-	if queue != "" {
-		out = append(out, Statement{Sid: "WakeUp", Action: []string{"sqs:DeleteMessage", "sqs:GetQueueUrl", "sqs:ReceiveMessage"}, Resource: []string{w.arn("sqs", queueName(queue))}})
+	if o.Queue != "" {
+		out = append(out, Statement{Sid: "WakeUp", Action: []string{"sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"}, Resource: []string{w.arn("sqs", queueName(o.Queue))}})
+	}
+	if o.Remedy {
+		out = append(out,
+			Statement{Sid: "LookAtHooks", Action: []string{"autoscaling:DescribeLifecycleHooks"}, Resource: []string{"*"}},
+			Statement{Sid: "Remedy", Action: []string{"autoscaling:CompleteLifecycleAction", "autoscaling:EnterStandby", "autoscaling:RecordLifecycleActionHeartbeat", "autoscaling:SetInstanceHealth"},
+				Resource: []string{w.arn("autoscaling", "autoScalingGroup:*:autoScalingGroupName/*")}},
+			Statement{Sid: "Terminate", Action: []string{"ec2:TerminateInstances"}, Resource: []string{w.ec2("instance/*")}})
+		if o.Bucket != "" {
+			// What watchers tell each other, so that nothing is done twice.
+			out = append(out, Statement{Sid: "ShareClaims", Action: []string{"s3:PutObject"}, Resource: []string{w.s3(o.Bucket + "/" + prefix + "/_fleet/*")}})
+		}
 	}
 	return document(out...)
 }

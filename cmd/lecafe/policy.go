@@ -46,8 +46,9 @@ func policyCommand() *cli.Command {
 			}),
 			sub("watch", "for lecafe watch", func(c *cli.Context, w policy.Where) (policy.Document, error) {
 				bucket, prefix, _ := strings.Cut(strings.TrimPrefix(c.String("reports"), "s3://"), "/")
-				return policy.Watch(w, bucket, prefix, c.String("queue")), nil
+				return policy.Watch(w, policy.Watching{Bucket: bucket, Prefix: prefix, Queue: c.String("queue"), Remedy: c.Bool("on-failure")}), nil
 			},
+				&cli.BoolFlag{Name: "on-failure", Usage: "with what --on-failure needs"},
 				&cli.StringFlag{Name: "reports", Usage: "s3://BUCKET/PREFIX"},
 				&cli.StringFlag{Name: "queue", Usage: "reports queue, `NAME` or URL"}),
 			sub("agent", "for the instances' role", func(c *cli.Context, w policy.Where) (policy.Document, error) {
