@@ -541,6 +541,57 @@ func TestCredentialsThatComeLate(t *testing.T) {
 	}
 }
 
+// TestHeartbeatsFollowStages lets a hang run into the hook's timeout.
+func TestHeartbeatsFollowStages(t *testing.T) {
+	b := newBox(t, script)
+	b.write("etc/lecafe/agent.d/hook.yaml", "report: {lifecycle_hook: {name: boot, group: web}}\n")
+	beats := func(action string) (n int) {
+		for _, c := range b.cloud.Calls() {
+			if c.Action == action {
+				n++
+			}
+		}
+		return n
+	}
+	b.start()
+	b.eventually("credentials", func() bool { return beats("GetCallerIdentity") > 0 })
+	b.cloudInit("init-local", false)
+	b.eventually("first heartbeat", func() bool { return beats("RecordLifecycleActionHeartbeat") == 1 })
+	looks := func() time.Time {
+		s, err := agent.ReadState(b.root)
+		if err != nil {
+			return time.Time{}
+		}
+		return s.At
+	}
+	for range 3 {
+		before := looks()
+		b.cloudInit("init-local", false) // written again, no further
+		b.eventually("another look", func() bool { return looks().After(before) })
+	}
+	b.cloudInit("modules-final", false)
+	b.eventually("second heartbeat", func() bool { return beats("RecordLifecycleActionHeartbeat") >= 2 })
+	if n := beats("RecordLifecycleActionHeartbeat"); n != 2 {
+		t.Errorf("%d heartbeats for two steps", n)
+	}
+	b.ran("part-001")
+	b.cloudInit("modules-final", true)
+	b.eventually("completion of the action", func() bool { return beats("CompleteLifecycleAction") > 0 })
+}
+
+func TestTagsFromCloudInitsCopy(t *testing.T) {
+	b := newBox(t, script)
+	b.write("run/cloud-init/instance-data-sensitive.json", `{"ds":{"meta_data":{"autoscaling":{"target-lifecycle-state":"InService"},"tags":{"instance":{
+		"aws:autoscaling:groupName":"web","aws:ec2launchtemplate:id":"lt-1","aws:ec2launchtemplate:version":"7"}}}}}`)
+	b.start()
+	b.ran("part-001")
+	b.cloudInit("modules-final", true)
+	i := b.reports(1)[0].Instance
+	if i.AutoScalingGroup != "web" || i.LaunchTemplateID != "lt-1" || i.LaunchTemplateVersion != "7" || i.LifecycleState != "InService" {
+		t.Errorf("got %+v", i)
+	}
+}
+
 func TestNoUserData(t *testing.T) {
 	b := newBox(t, "")
 	b.start()
