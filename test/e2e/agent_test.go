@@ -162,7 +162,7 @@ func TestAgentJudges(t *testing.T) {
 			{"exit of its own", "#!/bin/bash\necho a\nexit 7\n", report.Failure, report.CodeScriptExit, report.StageCloudFinal},
 			{"healthy cloud-config", "#cloud-config\nwrite_files:\n  - {path: /var/lib/cup, content: espresso}\nruncmd:\n  - [ls, /]\n", report.Success, "", ""},
 			{"package that does not exist", "#cloud-config\npackages: [nginxx]\n", report.Failure, report.CodePackageFailed, report.StageCloudFinal},
-			{"bad base64", "#cloud-config\nwrite_files:\n  - {path: /x, encoding: b64, content: abc}\n", report.Failure, report.CodeModuleFailed, report.StageCloudInitNetwork},
+			{"bad base64", "#cloud-config\nwrite_files:\n  - {path: /x, encoding: b64, content: abc}\n", report.Failure, report.CodeUserDataBadValue, report.StageUserData},
 			{"boothook that hangs", "#cloud-boothook\n#!/bin/sh\nsleep infinity\n", report.Failure, report.CodeDeadline, report.StageCloudInitNetwork},
 			{"nothing", "", report.Success, "", ""},
 			{"hang", "#!/bin/bash\nsleep infinity\n", report.Failure, report.CodeDeadline, report.StageCloudFinal},
