@@ -242,6 +242,9 @@ func (i *drillInstance) fromS3(ctx context.Context) (*report.Report, error) {
 
 func (i *drillInstance) fromConsole() (*report.Report, error) {
 	text, err := i.g.lab.Machines.Console(i.id)
+	if errors.Is(err, machine.ErrNotFound) {
+		return nil, nil // not launched yet
+	}
 	if err != nil {
 		return nil, err
 	}
