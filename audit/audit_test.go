@@ -33,7 +33,7 @@ type account struct {
 
 func newAccount(t *testing.T) *account {
 	t.Helper()
-	c := cloudtest.New(t, cloud.Options{Clock: wire.Scaled(1e6)})
+	c := cloudtest.New(t, cloud.Options{Clock: wire.Scaled(1e6), Times: labec2.Times{Forgotten: 1e6 * time.Hour}})
 	a := &account{t: t, ec2: ec2.NewFromConfig(c.Config()), asg: autoscaling.NewFromConfig(c.Config())}
 	for _, seed := range []struct {
 		into *string
@@ -227,6 +227,11 @@ func TestEveryPlantedFaultIsFoundAndNothingElse(t *testing.T) {
 	v1, v1snap := a.made("without-imds-support", false)
 	_, err := a.ec2.DeregisterImage(ctx, &ec2.DeregisterImageInput{ImageId: &v1})
 	a.must(err)
+	a.await("snapshot completed", func() bool {
+		out, err := a.ec2.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{SnapshotIds: []string{v1snap}})
+		a.must(err)
+		return out.Snapshots[0].State == ec2types.SnapshotStateCompleted
+	})
 	reg, err := a.ec2.RegisterImage(ctx, &ec2.RegisterImageInput{Name: aws.String("registered"), Architecture: ec2types.ArchitectureValuesX8664, VirtualizationType: aws.String("hvm"), RootDeviceName: aws.String("/dev/xvda"),
 		BlockDeviceMappings: []ec2types.BlockDeviceMapping{{DeviceName: aws.String("/dev/xvda"), Ebs: &ec2types.EbsBlockDevice{SnapshotId: &v1snap}}}})
 	a.must(err)

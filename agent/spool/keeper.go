@@ -187,7 +187,9 @@ func (s *Spool) allocate(name string) (file, error) {
 	return f, nil
 }
 
-// closeSpares keeps one empty segment's file for the next Open.
+// closeSpares keeps one empty segment's file for the next Open. Files that
+// waited to be reused still hold acknowledged records under their old names:
+// left there, the next Open would give those away again.
 func (s *Spool) closeSpares() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -197,6 +199,9 @@ func (s *Spool) closeSpares() {
 	}
 	for _, fr := range s.free {
 		fr.f.Close()
+		if err := s.fs.Remove(fr.name); err != nil {
+			s.log.Warn("remove spool segment", "segment", fr.name, "error", err)
+		}
 	}
 	s.free = nil
 }
