@@ -313,6 +313,9 @@ func (b *bake) fallBack(ctx context.Context, cause error) error {
 		}
 		return cause
 	}
+	if errors.Is(cause, context.Canceled) {
+		b.emit(Event{Kind: EventInfo, Text: "interrupted: undoing " + b.id + "; a second Ctrl-C stops at once and leaves the rest to lecafe gc"})
+	}
 	var failed *CanaryError
 	if b.opts.KeepFailed && errors.As(cause, &failed) {
 		if err := b.keepFailed(clean); err != nil {

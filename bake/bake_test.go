@@ -43,7 +43,7 @@ func newWorldAt(t *testing.T, times float64) *world {
 	t.Helper()
 	c := cloudtest.New(t, cloud.Options{Clock: wire.Scaled(times)})
 	c.S3.CreateBucket(bucket, "us-east-1")
-	id, err := c.EC2.AddImage("us-east-1", cloudec2.ImageSeed{Name: "debian-12-amd64-20261101", Owner: "136693071363"})
+	id, err := c.EC2.AddImage("us-east-1", cloudec2.ImageSeed{Name: "debian-12-amd64-20261101", Owner: "136693071363", Created: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,11 +370,11 @@ func TestBuilderThatDiesIsSeen(t *testing.T) {
 
 func TestSources(t *testing.T) {
 	w := newWorld(t)
-	newer, err := w.EC2.AddImage("us-east-1", cloudec2.ImageSeed{Name: "debian-12-amd64-20261108", Owner: "136693071363"})
+	newer, err := w.EC2.AddImage("us-east-1", cloudec2.ImageSeed{Name: "debian-12-amd64-20261108", Owner: "136693071363", Created: time.Date(2026, 11, 8, 0, 0, 0, 0, time.UTC)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.EC2.AddImage("us-east-1", cloudec2.ImageSeed{Name: "debian-12-amd64-20261201", Owner: "666666666666"}); err != nil {
+	if _, err := w.EC2.AddImage("us-east-1", cloudec2.ImageSeed{Name: "debian-12-amd64-20261201", Owner: "666666666666", Created: time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)}); err != nil {
 		t.Fatal(err)
 	}
 	w.SSM.Put("us-east-1", "/images/debian", newer)

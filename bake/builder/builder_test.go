@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -424,5 +425,43 @@ func TestProgressIsSent(t *testing.T) {
 	}
 	if res := s.result(); res.Report.Verdict != report.Success {
 		t.Errorf("result %+v", res)
+	}
+}
+
+// Images without apt have dnf.
+func TestDnf(t *testing.T) {
+	s := newStage(t)
+	bin := t.TempDir()
+	for _, tool := range []string{"sh", "bash", "env"} {
+		path, err := exec.LookPath(tool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(path, filepath.Join(bin, tool)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, body := range map[string]string{
+		"dnf":       `echo "dnf $*" >>"$LECAFE_TEST_CALLS"; case "$*" in *nosuch*) echo "No match for argument: nosuch"; exit 1;; esac`,
+		"systemctl": `case $1 in show) printf 'LoadState=not-found\nActiveState=inactive\nSubState=dead\n';; esac`,
+	} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+body+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin)
+	s.plan.Steps = []recipe.Step{
+		{Packages: &recipe.Packages{Upgrade: true, Install: []string{"jq", "nginx=1.24.0"}, Remove: []string{"nano"}, Files: []string{s.bundled("own.rpm", "rpm")}}},
+		{Packages: &recipe.Packages{Install: []string{"nosuch"}}},
+	}
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	want := "dnf -y -q upgrade\ndnf -y -q remove nano\ndnf -y -q install jq nginx-1.24.0 " + filepath.Join(s.dir, "bundle/files/own.rpm") + ".rpm\ndnf -y -q install nosuch\n"
+	if got := s.calls(); got != want {
+		t.Errorf("calls\n%swant\n%s", got, want)
+	}
+	if step := s.result().Steps[1]; step.ExitCode != 1 || !strings.Contains(strings.Join(step.Output, "\n"), "No match") {
+		t.Errorf("step %+v", step)
 	}
 }
