@@ -71,8 +71,8 @@ func (d *display) event(e bake.Event) {
 		d.phase, d.began, d.text, d.step = e.Phase, time.Now(), "", ""
 		d.draw()
 	case bake.EventDone:
+		d.phase = "" // before the line is drawn again
 		d.say("%-10s %6.1fs", e.Phase, e.Seconds)
-		d.phase = ""
 	case bake.EventWarning:
 		d.say("warning: %s", e.Text)
 	case bake.EventInfo:
