@@ -1,15 +1,19 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/lecafe/lecafe/agent"
+	"github.com/lecafe/lecafe/agent/orders"
+	"github.com/lecafe/lecafe/agent/orders/client"
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/internal/cli"
 	"github.com/lecafe/lecafe/internal/exitcode"
@@ -84,14 +88,19 @@ func statusCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "json", Usage: "print one JSON object"},
 			&cli.StringFlag{Name: "root", Value: "/", Hidden: true},
+			&cli.StringFlag{Name: "socket", Usage: "`PATH` of the orders service's socket", Value: orders.Socket},
 		},
 		Action: func(c *cli.Context) error {
 			s, err := agent.ReadState(c.String("root"))
 			if err != nil {
 				return exitcode.With(exitcode.NotReady, err)
 			}
+			o := ordersStatus(c)
 			if c.Bool("json") {
-				b, err := json.MarshalIndent(s, "", "  ")
+				b, err := json.MarshalIndent(struct {
+					agent.State
+					Orders *orders.Status `json:"orders,omitempty"` // absent where the service does not answer
+				}{s, o}, "", "  ")
 				if err != nil {
 					return err
 				}
@@ -99,6 +108,7 @@ func statusCommand() *cli.Command {
 				return err
 			}
 			printStatus(c, s)
+			printOrders(c, o)
 			if s.Judged && s.Verdict == report.Failure {
 				return exitcode.With(exitcode.Failed, fmt.Errorf("the bootstrap failed"))
 			}
@@ -137,6 +147,39 @@ func printStatus(c *cli.Context, s agent.State) {
 	}
 	for _, p := range s.Unsent {
 		fmt.Fprintf(w, "unsent    %s to %s: %s\n", p.Report, p.Sink, p.Error)
+	}
+}
+
+// ordersStatus asks the orders service; nil where it does not answer.
+func ordersStatus(c *cli.Context) *orders.Status {
+	ctx, cancel := context.WithTimeout(c.Context, 2*time.Second)
+	defer cancel()
+	cl := client.New(c.String("socket"))
+	defer cl.Close()
+	b, err := cl.Get(ctx, "/v1/status")
+	var s orders.Status
+	if err != nil || json.Unmarshal(b, &s) != nil {
+		return nil
+	}
+	return &s
+}
+
+func printOrders(c *cli.Context, s *orders.Status) {
+	w := c.App.Writer
+	if s == nil {
+		fmt.Fprintln(w, "orders    the service does not answer; systemctl status lecafe-orders says why")
+		return
+	}
+	fmt.Fprintf(w, "orders    %s: %d in the spool, %d sent, %d parked", strings.ReplaceAll(s.State, "_", " "), s.Spooled, s.Forward.Sent, s.Parked)
+	if !s.OldestAt.IsZero() {
+		fmt.Fprintf(w, ", the oldest %s old", time.Since(s.OldestAt).Round(time.Second))
+	}
+	fmt.Fprintln(w)
+	if s.Forward.LastError != "" {
+		fmt.Fprintf(w, "          %s\n", report.Redact(s.Forward.LastError))
+	}
+	if !s.Credentials.IsZero() {
+		fmt.Fprintf(w, "          credentials until %s\n", s.Credentials.UTC().Format(time.RFC3339))
 	}
 }
 
