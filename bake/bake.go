@@ -93,12 +93,12 @@ func newBake(o Options) *bake {
 // resumable is an error after which the bake stands as it was: resuming it
 // goes on, gc removes it.
 type resumable struct {
-	id  string
-	err error
+	id, staging string
+	err         error
 }
 
 func (e *resumable) Error() string {
-	return fmt.Sprintf("%v\nthe bake goes on with: lecafe bake --resume %s; lecafe gc removes what it made", e.err, e.id)
+	return fmt.Sprintf("%v\nthe bake goes on with: lecafe bake --resume %s --staging %s; lecafe gc removes what it made", e.err, e.id, e.staging)
 }
 func (e *resumable) Unwrap() error { return e.err }
 
@@ -156,7 +156,7 @@ func Run(ctx context.Context, o Options) (*Outcome, error) {
 	b.store = &store{s3: b.s3, bucket: b.recipe.Staging.Bucket, base: path.Join(b.recipe.Staging.Prefix, b.id), local: localJournal(o.StateDir, b.id), now: b.now}
 	err = b.store.update(ctx, func(j *journal) {
 		*j = journal{
-			Schema: journalSchema, BakeID: b.id, Recipe: b.recipe.Name, Region: b.cfg.Region, Status: StatusRunning, Owner: newOwner(),
+			Schema: journalSchema, BakeID: b.id, Recipe: b.recipe.Name, Region: b.cfg.Region, Staging: b.staging(), Status: StatusRunning, Owner: newOwner(),
 			Created: created, Expires: created.Add(b.recipe.Builder.Timeout + margin), Facts: f,
 		}
 	})
@@ -166,6 +166,8 @@ func Run(ctx context.Context, o Options) (*Outcome, error) {
 	b.emit(Event{Kind: EventInfo, Text: fmt.Sprintf("%s from %s", b.id, f.SourceImage)})
 	return b.drive(ctx)
 }
+
+func (b *bake) staging() string { return "s3://" + b.store.bucket + "/" + path.Dir(b.store.base) }
 
 func localJournal(dir, id string) string {
 	if dir == "" {
@@ -301,7 +303,7 @@ func (b *bake) fallBack(ctx context.Context, cause error) error {
 		return cause
 	}
 	if expired(cause) || b.store.status() == StatusCommitted {
-		return &resumable{b.id, cause}
+		return &resumable{b.id, b.staging(), cause}
 	}
 	clean, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), undoTimeout, errUndoTime)
 	defer cancel()

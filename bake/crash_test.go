@@ -54,7 +54,9 @@ func child(dir string) int {
 	}
 	if err == nil {
 		r.Dir = dir
-		_, err = bake.Run(context.Background(), crashOptions(os.Getenv("AWS_ENDPOINT_URL"), dir, &r))
+		o := crashOptions(os.Getenv("AWS_ENDPOINT_URL"), dir, &r)
+		o.StateDir = filepath.Join(dir, "state")
+		_, err = bake.Run(context.Background(), o)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -328,4 +330,30 @@ func killOnce(t *testing.T, point string, after bool, then string) (leaked, dupl
 		duplicated = n - 1
 	}
 	return leaked, duplicated, hit
+}
+
+// On the machine where it was begun, the ID alone is enough to go on.
+func TestResumeByIDAlone(t *testing.T) {
+	w := newCrashWorld(t)
+	w.play(&player{})
+	if !w.bake("StopInstances#1", true) {
+		t.Fatal("not killed")
+	}
+	id := w.bakeID()
+	o := crashOptions(w.URL, w.dir, nil)
+	if _, err := bake.Resume(t.Context(), o, id, ""); !errors.Is(err, bake.ErrUnknown) {
+		t.Errorf("without a copy of the journal: %v", err)
+	}
+	o.StateDir = filepath.Join(w.dir, "state")
+	if _, err := bake.Resume(t.Context(), o, "bake-0000000000000000", ""); !errors.Is(err, bake.ErrUnknown) {
+		t.Errorf("of an unknown bake: %v", err)
+	}
+	out, err := bake.Resume(t.Context(), o, id, "")
+	if err != nil || out.BakeID != id || w.doneImages() != 1 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	w.nothingLeaked()
+	if _, err := bake.Resume(t.Context(), crashOptions(w.URL, w.dir, w.r), id, ""); !errors.Is(err, bake.ErrUnknown) {
+		t.Errorf("of a bake that has ended: %v", err)
+	}
 }

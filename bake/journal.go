@@ -44,6 +44,7 @@ type journal struct {
 	BakeID  string    `json:"bake_id"`
 	Recipe  string    `json:"recipe"`
 	Region  string    `json:"region"`
+	Staging string    `json:"staging"` // s3://bucket/prefix
 	Status  Status    `json:"status"`
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires"` // gc may take what is left after that, whoever is alive

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"strings"
 
@@ -20,13 +21,22 @@ import (
 // ErrAlive says that the process that drives a bake lives.
 var ErrAlive = errors.New("the bake is being driven by a process that lives")
 
+// ErrUnknown says that there is no such bake where it was looked for.
+var ErrUnknown = errors.New("no such bake")
+
 // Resume goes on with a bake whose process died, from any machine. The bake
-// is looked for below staging (s3://bucket/prefix), or below the recipe's when
-// staging is empty. What the dead process began is found by client token,
+// is looked for below staging (s3://bucket/prefix); when that is empty, below
+// the recipe's, or where this machine's copy of the journal says. What the dead process began is found by client token,
 // name and tag before anything is made again.
 func Resume(ctx context.Context, o Options, id, staging string) (*Outcome, error) {
 	b := newBake(o)
 	b.id, b.resumed = id, true
+	if staging == "" && o.Recipe == nil {
+		var err error
+		if staging, err = localStaging(o.StateDir, id); err != nil {
+			return nil, err
+		}
+	}
 	bucket, prefix, err := stagingOf(o.Recipe, staging)
 	if err != nil {
 		return nil, err
@@ -58,6 +68,19 @@ func Resume(ctx context.Context, o Options, id, staging string) (*Outcome, error
 	return b.drive(ctx)
 }
 
+// localStaging reads the staging of a bake that was begun on this machine.
+func localStaging(dir, id string) (string, error) {
+	data, err := os.ReadFile(localJournal(dir, id))
+	var j journal
+	if err == nil {
+		err = json.Unmarshal(data, &j)
+	}
+	if err != nil || j.Staging == "" {
+		return "", fmt.Errorf("%w: %s was not begun on this machine, or has ended; name its recipe, or its --staging s3://BUCKET/PREFIX", ErrUnknown, id)
+	}
+	return j.Staging, nil
+}
+
 func stagingOf(r *recipe.Recipe, staging string) (bucket, prefix string, err error) {
 	if staging == "" {
 		return r.Staging.Bucket, r.Staging.Prefix, nil
@@ -74,7 +97,7 @@ func stagingOf(r *recipe.Recipe, staging string) (bucket, prefix string, err err
 func (b *bake) takeOver(ctx context.Context) error {
 	j, etag, err := readJournal(ctx, b.s3, b.store.bucket, b.store.key(journalName))
 	if missing(errors.Unwrap(err)) {
-		return fmt.Errorf("there is no bake %s below s3://%s/%s: it has ended, or the staging is another", b.id, b.store.bucket, path.Dir(b.store.base))
+		return fmt.Errorf("%w: %s is not below s3://%s/%s; it has ended, or the staging is another", ErrUnknown, b.id, b.store.bucket, path.Dir(b.store.base))
 	}
 	if err != nil {
 		return err

@@ -198,7 +198,7 @@ func TestExpiredCredentialsAreResumable(t *testing.T) {
 		t.Fatalf("Run: exit code %d: %v", exitcode.Of(err), err)
 	}
 	_, rest, _ := strings.Cut(err.Error(), "--resume ")
-	id, _, _ := strings.Cut(rest, ";")
+	id, _, _ := strings.Cut(rest, " ")
 	// In this process the owner lives: the journal's lease must run out first.
 	resume := w.options(w.recipe())
 	if _, err := bake.Resume(t.Context(), resume, id, ""); !errors.Is(err, bake.ErrAlive) {

@@ -38,7 +38,7 @@ func bakeCommand() *cli.Command {
 			&cli.BoolFlag{Name: "keep-failed", Usage: "leave an image whose canary failed, tagged as failed"},
 			&cli.BoolFlag{Name: "promote", Usage: "then take the image into use, as the recipe's promote section says"},
 			&cli.StringFlag{Name: "resume", Usage: "go on with bake `ID` where it stands"},
-			&cli.StringFlag{Name: "staging", Usage: "with --resume, instead of RECIPE: `s3://BUCKET/PREFIX` of the bake"},
+			&cli.StringFlag{Name: "staging", Usage: "with --resume on another machine, instead of RECIPE: `s3://BUCKET/PREFIX` of the bake"},
 			&cli.StringFlag{Name: "manifest", Usage: "write the outcome to `FILE` too"},
 			&cli.BoolFlag{Name: "json", Usage: "print the outcome as one JSON object"},
 		},
@@ -58,8 +58,8 @@ func bakeAction(c *cli.Context) error {
 		}
 	case c.Args().Len() > 1:
 		return badRequest("bake takes one recipe, flags stand before it; see lecafe bake --help")
-	case c.String("resume") == "" || c.String("staging") == "":
-		return badRequest("bake takes a recipe; or --resume ID with --staging s3://BUCKET/PREFIX")
+	case c.String("resume") == "":
+		return badRequest("bake takes a recipe; or --resume ID")
 	}
 	opts := bake.Options{
 		Recipe: r, KeepBuilder: c.Bool("keep-builder"), KeepFailed: c.Bool("keep-failed"), Force: c.Bool("force"), StateDir: stateDir(),
@@ -84,7 +84,9 @@ func bakeAction(c *cli.Context) error {
 	opts.Report = show.event
 	var out *bake.Outcome
 	if id := c.String("resume"); id != "" {
-		out, err = bake.Resume(c.Context, opts, id, c.String("staging"))
+		if out, err = bake.Resume(c.Context, opts, id, c.String("staging")); errors.Is(err, bake.ErrUnknown) {
+			err = exitcode.With(exitcode.BadRequest, err)
+		}
 	} else {
 		out, err = bake.Run(c.Context, opts)
 	}
