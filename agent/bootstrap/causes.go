@@ -252,10 +252,18 @@ func (j *judge) cloudUnits() {
 
 func (j *judge) troubles(late bool) {
 	for _, t := range j.ev.Troubles {
-		if t.Settled || late {
+		if t.Settled || late || j.confirmed(t.Cause.Code) {
 			j.add(t.Cause)
 		}
 	}
+}
+
+// confirmed says that cloud-init has met the same trouble and given up: that
+// the metadata service may still come changes nothing any more.
+func (j *judge) confirmed(code report.Code) bool {
+	c := &j.ev.CloudInit
+	return (code == report.CodeIMDSUnreachable || code == report.CodeNetworkUnreachable) &&
+		!j.ev.Payload.Known && c.Ended() && strings.Contains(c.Datasource, "DataSourceNone")
 }
 
 // application looks at readiness. Before the deadline only what has failed for

@@ -611,6 +611,15 @@ func TestNotBeforeTheEnd(t *testing.T) {
 	}
 }
 
+func TestCloudInitConfirmsThatThereIsNoMetadata(t *testing.T) {
+	b := newBoot(t, "22.4.2", "").trouble(report.StageIdentity, report.CodeIMDSUnreachable, false, "")
+	b.known, b.source = false, "DataSourceNone"
+	j := b.judge()
+	if !j.Done || j.Verdict != report.Failure || len(j.Causes) != 2 || j.Causes[0].Code != report.CodeIMDSUnreachable || j.Causes[1].Code != report.CodeDatasourceNone {
+		t.Errorf("%t %s %+v", j.Done, j.Verdict, j.Causes)
+	}
+}
+
 func TestTimeline(t *testing.T) {
 	for _, version := range []string{"22.4.2", "25.1.4"} {
 		j := newBoot(t, version, good).run("part-001").judge()
