@@ -130,7 +130,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		a.log.Warn("no boot ID", "error", err)
 	}
 	a.facts.bootID = bootID(strings.TrimSpace(string(id)), o.Now())
-	a.open("imds", *imdsCause(errors.New("not asked yet")))
+	a.open("imds", *a.imdsCause(errors.New("not asked yet")))
 	if a.systemd == nil {
 		if m, err := systemd.Connect(ctx); err != nil {
 			a.log.Warn("no systemd: units are not looked at", "error", err)

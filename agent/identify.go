@@ -103,8 +103,8 @@ func (a *Agent) identify(ctx context.Context) {
 	<-ctx.Done()
 }
 
-func imdsCause(err error) *report.Cause {
-	if errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) {
+func (a *Agent) imdsCause(err error) *report.Cause {
+	if a.o.IMDSEndpoint == "" && noRoute() {
 		return &report.Cause{
 			Stage: report.StageIdentity, Code: report.CodeNetworkUnreachable,
 			Message: "The instance has no network: " + plain(err) + ".",
@@ -118,6 +118,18 @@ func imdsCause(err error) *report.Cause {
 	}
 }
 
+// noRoute says that this machine has no way to the metadata service's address:
+// it has no network. Connecting a datagram socket asks for the route and sends
+// nothing. The SDK's own error does not unwrap to the kernel's.
+func noRoute() bool {
+	c, err := net.Dial("udp4", "169.254.169.254:80")
+	if err != nil {
+		return errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH)
+	}
+	_ = c.Close()
+	return false
+}
+
 // imds reads identity and user data: two calls and one for the token.
 func (a *Agent) imds(ctx context.Context, meta *imds.Client) (report.Instance, bool) {
 	var b backoff
@@ -127,7 +139,7 @@ func (a *Agent) imds(ctx context.Context, meta *imds.Client) (report.Instance, b
 		if inst, err = identity.Instance(ctx, meta); err == nil {
 			break
 		}
-		a.trouble("imds", imdsCause(err), false)
+		a.trouble("imds", a.imdsCause(err), false)
 		if !b.next(ctx, 5*time.Second) {
 			return inst, false
 		}
@@ -143,7 +155,7 @@ func (a *Agent) imds(ctx context.Context, meta *imds.Client) (report.Instance, b
 		if data, err = identity.UserData(ctx, meta); err == nil {
 			break
 		}
-		a.trouble("imds", imdsCause(err), false)
+		a.trouble("imds", a.imdsCause(err), false)
 		if !b.next(ctx, 5*time.Second) {
 			return inst, false
 		}
