@@ -126,23 +126,26 @@ func (w *world) leaked() []string {
 			out = append(out, "security group "+*g.GroupName)
 		}
 	}
-	images, err := w.api.DescribeImages(ctx, &ec2.DescribeImagesInput{Owners: []string{"self"}})
-	check(err)
-	done := map[string]bool{}
-	for _, im := range images.Images {
-		if tag(im.Tags, manifest.TagState) != manifest.StateDone {
-			out = append(out, "image "+*im.ImageId)
-			continue
+	for _, region := range []string{"us-east-1", "us-west-2", "eu-west-1"} {
+		api := ec2.NewFromConfig(w.Config(), func(o *ec2.Options) { o.Region = region })
+		images, err := api.DescribeImages(ctx, &ec2.DescribeImagesInput{Owners: []string{"self"}})
+		check(err)
+		done := map[string]bool{}
+		for _, im := range images.Images {
+			if tag(im.Tags, manifest.TagState) != manifest.StateDone {
+				out = append(out, "image "+*im.ImageId)
+				continue
+			}
+			for _, d := range im.BlockDeviceMappings {
+				done[aws.ToString(d.Ebs.SnapshotId)] = true
+			}
 		}
-		for _, d := range im.BlockDeviceMappings {
-			done[aws.ToString(d.Ebs.SnapshotId)] = true
-		}
-	}
-	snapshots, err := w.api.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{Filters: tagged})
-	check(err)
-	for _, s := range snapshots.Snapshots {
-		if !done[*s.SnapshotId] {
-			out = append(out, "snapshot "+*s.SnapshotId)
+		snapshots, err := api.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{Filters: tagged})
+		check(err)
+		for _, s := range snapshots.Snapshots {
+			if !done[*s.SnapshotId] {
+				out = append(out, "snapshot "+*s.SnapshotId)
+			}
 		}
 	}
 	volumes, err := w.api.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{})
