@@ -22,6 +22,7 @@ func Collect(root string, c Clock, units []Unit) Evidence {
 		CloudInit: readCloudInit(root, c.At.Add(-c.Kernel)),
 		Trapped:   readTrap(root),
 		LogTail:   tailLines(filepath.Join(root, outputFile), report.MaxOutput),
+		Said:      said(tailLines(filepath.Join(root, outputFile), maxSaid)),
 	}
 	for _, u := range units {
 		if strings.HasPrefix(u.Name, "cloud-") && (u.Active == "activating" || u.Name == mainUnit && u.Active == "active") {
@@ -29,6 +30,19 @@ func Collect(root string, c Clock, units []Unit) Evidence {
 		}
 	}
 	return ev
+}
+
+// maxSaid bounds how far back a shell's word is looked for, in lines.
+const maxSaid = 1000
+
+func said(lines []string) []string {
+	var out []string
+	for _, l := range lines {
+		if strings.Contains(l, "/scripts/") {
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 // readTrap reads the trap's records. What cannot be read is no evidence.

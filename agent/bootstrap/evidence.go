@@ -33,6 +33,9 @@ type Evidence struct {
 	Settings  strictyaml.Problems // of the agent's own settings
 	Previous  *Memory             // an earlier boot of this instance that was not judged
 	LogTail   []string            // last lines of cloud-init-output.log
+	// Said are the lines of the log, further back than LogTail, in which a shell
+	// speaks of a script: cloud-init 24.3 and later flush other output behind them.
+	Said []string
 }
 
 // Payload is the user data as IMDS gives it. Known is false until it was read;

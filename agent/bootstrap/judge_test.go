@@ -272,6 +272,10 @@ var cases = map[string]func(t *testing.T) *boot{
 		return newBoot(t, "22.4.2", "#!/bin/bash\nset -eu\necho $missing\n").failed("part-001", "1", "-").
 			output("/var/lib/cloud/instance/scripts/part-001: line 3: missing: unbound variable\n")
 	},
+	"script-unbound-25.1": func(t *testing.T) *boot {
+		return newBoot(t, "25.1.4", "#!/bin/bash\nset -eu\necho $missing\n").failed("part-001", "1", "-").
+			output("/var/lib/cloud/instance/scripts/part-001: line 3: missing: unbound variable\n" + strings.Repeat("Generating public/private key pair.\n", 60))
+	},
 	"boothook-fails": func(t *testing.T) *boot {
 		b := newBoot(t, "22.4.2", "#cloud-boothook\n#!/bin/sh\nls /nonexistent\n")
 		b.line("util.py", "WARNING", "Boothooks script /var/lib/cloud/instance/boothooks/part-001 execution error")

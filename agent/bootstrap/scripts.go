@@ -151,7 +151,7 @@ var syntaxLine = regexp.MustCompile(`/scripts/([^:/\s]+): (?:line )?(\d+): (?i:s
 
 // syntax finds the shell's own complaint in the script's output.
 func (j *judge) syntax(c *report.Cause) bool {
-	for _, l := range slices.Backward(j.ev.LogTail) {
+	for _, l := range slices.Backward(j.ev.Said) {
 		m := syntaxLine.FindStringSubmatch(l)
 		if m == nil || m[1] != c.File {
 			continue
@@ -182,7 +182,7 @@ var fatalLine = regexp.MustCompile(`/scripts/([^:/\s]+): (?:line )?(\d+): (.*(?:
 // expansion finds the shell's word on a variable that ended the script: no
 // command failed then that a trap could tell of.
 func (j *judge) expansion(c *report.Cause) bool {
-	for _, l := range slices.Backward(j.ev.LogTail) {
+	for _, l := range slices.Backward(j.ev.Said) {
 		m := fatalLine.FindStringSubmatch(l)
 		if m == nil || m[1] != c.File {
 			continue
