@@ -71,6 +71,11 @@ func (j *judge) payload() {
 // scriptFailed says that a script part ended badly; a payload that is one
 // script has no name for it.
 func (j *judge) scriptFailed(name string) bool {
+	for _, f := range j.ev.CloudInit.Failures {
+		if strings.Contains(f.Path, "/scripts/") && (name == "" || path.Base(f.Path) == name) {
+			return true
+		}
+	}
 	for _, s := range j.ev.CloudInit.Stages {
 		for _, e := range s.Errors {
 			if parts := failedParts(e); name == "" && len(parts) > 0 || slices.Contains(parts, name) {
