@@ -1,18 +1,11 @@
 package bake_test
 
 import (
-	"bufio"
-	"io"
-	"net/http"
-	"os/exec"
-	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -20,61 +13,13 @@ import (
 	"github.com/lecafe/lecafe/bake"
 	"github.com/lecafe/lecafe/bake/manifest"
 	"github.com/lecafe/lecafe/internal/awsconf"
+	"github.com/lecafe/lecafe/lab/cloud/cloudtest"
 )
-
-// moto starts moto_server, the cloud behind LocalStack's EC2, for one test.
-func moto(t *testing.T) aws.Config {
-	t.Helper()
-	path, err := exec.LookPath("moto_server")
-	if err != nil {
-		t.Skip("moto_server is not installed (pip install 'moto[server]==5.2.1')")
-	}
-	cmd := exec.Command(path, "-H", "127.0.0.1", "-p", "0")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	r, w := io.Pipe()
-	cmd.Stdout, cmd.Stderr = w, w
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		_ = cmd.Wait()
-		_ = w.Close()
-	})
-	url := make(chan string, 1)
-	go func() {
-		s := bufio.NewScanner(r)
-		form := regexp.MustCompile(`http://127\.0\.0\.1:\d+`)
-		for s.Scan() { // to the end: moto must not block on its log
-			if m := form.FindString(s.Text()); m != "" {
-				select {
-				case url <- m:
-				default:
-				}
-			}
-		}
-	}()
-	var base string
-	select {
-	case base = <-url:
-	case <-time.After(time.Minute):
-		t.Fatal("moto_server did not say where it listens")
-	}
-	for {
-		resp, err := http.Get(base + "/moto-api/")
-		if err == nil {
-			_ = resp.Body.Close()
-			break
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	return aws.Config{Region: "us-east-1", BaseEndpoint: &base, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
-}
 
 // The same bake runs against moto, as LocalStack's users have it: what it
 // lacks is said and done without.
 func TestBakeOnMoto(t *testing.T) {
-	cfg := moto(t)
+	cfg := cloudtest.Moto(t)
 	ctx := t.Context()
 	if _, err := awsconf.S3(cfg).CreateBucket(ctx, &s3.CreateBucketInput{Bucket: aws.String(bucket)}); err != nil {
 		t.Fatal(err)

@@ -1,19 +1,11 @@
 package fleet_test
 
 import (
-	"bufio"
-	"io"
-	"net/http"
-	"os"
-	"os/exec"
-	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling/types"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -24,61 +16,13 @@ import (
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/fleet"
 	"github.com/lecafe/lecafe/internal/awsconf"
+	"github.com/lecafe/lecafe/lab/cloud/cloudtest"
 	"github.com/lecafe/lecafe/launchtemplate"
 )
 
-// moto starts moto_server, the cloud behind LocalStack's EC2, for one test.
-func moto(t *testing.T) aws.Config {
-	t.Helper()
-	path, err := exec.LookPath("moto_server")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("moto_server must be there in CI: pip install 'moto[server]==5.2.1'")
-		}
-		t.Skip("SKIPPED moto: moto_server is not installed (pip install 'moto[server]==5.2.1')")
-	}
-	cmd := exec.Command(path, "-H", "127.0.0.1", "-p", "0")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	r, w := io.Pipe()
-	cmd.Stdout, cmd.Stderr = w, w
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		_ = w.Close()
-		_ = cmd.Wait()
-	})
-	found := make(chan string, 1)
-	go func() {
-		form := regexp.MustCompile(`http://127\.0\.0\.1:\d+`)
-		for s := bufio.NewScanner(r); s.Scan(); { // to the end: moto must not block on its log
-			if m := form.FindString(s.Text()); m != "" {
-				select {
-				case found <- m:
-				default:
-				}
-			}
-		}
-	}()
-	var base string
-	select {
-	case base = <-found:
-	case <-time.After(time.Minute):
-		t.Fatal("moto_server did not say where it listens")
-	}
-	// It listens before it says so.
-	resp, err := http.Get(base + "/moto-api/")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = resp.Body.Close()
-	return aws.Config{Region: "us-east-1", BaseEndpoint: &base, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
-}
-
 // What LocalStack's users have: publish, watch and wake-ups work on moto.
 func TestOnMoto(t *testing.T) {
-	cfg := moto(t)
+	cfg := cloudtest.Moto(t)
 	ctx := t.Context()
 	must := func(_ any, err error) {
 		t.Helper()

@@ -1,41 +1,33 @@
 package main
 
 import (
-	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-)
 
-// motoVersion is the one that the scripts were written against.
-const motoVersion = "5.2.1"
+	"github.com/lecafe/lecafe/lab/cloud/cloudtest"
+)
 
 // TestStackOnMoto runs testdata/moto, each script on a moto_server of its own.
 func TestStackOnMoto(t *testing.T) {
-	path, err := exec.LookPath("moto_server")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("moto_server is not installed: pip install 'moto[server]==%s'", motoVersion)
-		}
-		t.Skipf("SKIPPED: lecafe stack is not tested, moto_server is not installed: pip install 'moto[server]==%s'", motoVersion)
+	if _, err := exec.LookPath("moto_server"); err != nil {
+		cloudtest.NoMoto(t)
+		t.Skip(cloudtest.ErrNoMoto)
 	}
 	testscript.Run(t, testscript.Params{Dir: "testdata/moto", RequireExplicitExec: true, Setup: func(env *testscript.Env) error {
-		url, err := startMoto(env, path)
+		url, stop, err := cloudtest.StartMoto(t.Context(), cloudtest.MotoAccount)
 		if err != nil {
 			return err
 		}
+		env.Defer(stop)
 		env.Vars = append(env.Vars, awsEnv(url)...)
 		return nil
 	}})
@@ -43,48 +35,6 @@ func TestStackOnMoto(t *testing.T) {
 
 func awsEnv(url string) []string {
 	return []string{"AWS_ENDPOINT_URL=" + url, "AWS_REGION=us-east-1", "AWS_DEFAULT_REGION=us-east-1", "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_PAGER="}
-}
-
-// startMoto runs a moto_server until the script has ended.
-func startMoto(env *testscript.Env, path string) (string, error) {
-	cmd := exec.Command(path, "-H", "127.0.0.1", "-p", "0")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Env = append(os.Environ(), "MOTO_ACCOUNT_ID=123456789012")
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		return "", err
-	}
-	if err := cmd.Start(); err != nil {
-		return "", err
-	}
-	ready, ended := make(chan string, 1), make(chan struct{})
-	go func() {
-		defer close(ended)
-		defer close(ready)
-		lines, found := bufio.NewScanner(stderr), false
-		for lines.Scan() { // drained to the end, or moto would block on it
-			if _, url, ok := strings.Cut(lines.Text(), "Running on "); ok && !found {
-				found = true
-				ready <- strings.TrimSpace(url)
-			}
-		}
-	}()
-	env.Defer(func() {
-		_ = cmd.Process.Kill()
-		<-ended
-		_ = cmd.Wait() // killed: nothing to learn from it
-	})
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	select {
-	case url, ok := <-ready:
-		if !ok {
-			return "", fmt.Errorf("moto_server ended before it was ready")
-		}
-		return url, nil
-	case <-ctx.Done():
-		return "", fmt.Errorf("moto_server: %w", ctx.Err())
-	}
 }
 
 // TestConnect runs testdata/connect against an endpoint that knows three

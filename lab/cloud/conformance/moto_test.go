@@ -5,13 +5,9 @@
 package conformance
 
 import (
-	"bufio"
-	"context"
-	"fmt"
-	"os"
+	"errors"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -25,14 +21,10 @@ import (
 	"github.com/lecafe/lecafe/lab/cloud/wire"
 )
 
-// motoVersion is the one that the suite was written against.
-const motoVersion = "5.2.1"
-
 const (
-	region       = "us-east-1"
-	imageOwner   = "137112412989"
-	al2023       = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
-	startTimeout = time.Minute
+	region     = "us-east-1"
+	imageOwner = "137112412989"
+	al2023     = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
 )
 
 // fast runs the states that take time a thousand times as fast, but keeps
@@ -80,68 +72,18 @@ func targets(t *testing.T) []target {
 // it is not installed.
 func startMoto(t *testing.T) string {
 	t.Helper()
-	path, err := exec.LookPath("moto_server")
-	if err == nil {
-		var version []byte
-		version, err = exec.CommandContext(t.Context(), path, "--version").CombinedOutput()
-		if err == nil && !strings.Contains(string(version), motoVersion) {
-			t.Logf("moto_server is %q; this suite was written against %s", strings.TrimSpace(string(version)), motoVersion)
-		}
-		err = nil
-	}
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("moto_server is not installed: pip install 'moto[server]==%s'", motoVersion)
-		}
-		t.Logf("SKIPPED: no second opinion, moto_server is not installed: pip install 'moto[server]==%s'", motoVersion)
+	url, stop, err := cloudtest.StartMoto(t.Context(), wire.Account)
+	if errors.Is(err, cloudtest.ErrNoMoto) {
+		cloudtest.NoMoto(t)
 		return ""
 	}
-	// moto exits with the test, by its own process ID.
-	cmd := exec.Command(path, "-H", "127.0.0.1", "-p", "0")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Env = append(os.Environ(), "MOTO_ACCOUNT_ID="+wire.Account)
-	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	t.Cleanup(stop)
+	version, err := exec.CommandContext(t.Context(), "moto_server", "--version").CombinedOutput()
+	if err == nil && !strings.Contains(string(version), cloudtest.MotoVersion) {
+		t.Logf("moto_server is %q; this suite was written against %s", strings.TrimSpace(string(version)), cloudtest.MotoVersion)
 	}
-	ready := make(chan string, 1)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		var log strings.Builder
-		lines := bufio.NewScanner(stderr)
-		found := false
-		for lines.Scan() { // drained to the end, or moto would block on it
-			if _, url, ok := strings.Cut(lines.Text(), "Running on "); ok && !found {
-				found = true
-				ready <- strings.TrimSpace(url)
-			}
-			if !found {
-				fmt.Fprintln(&log, lines.Text())
-			}
-		}
-		if !found {
-			ready <- "failed: " + log.String()
-		}
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-ended
-		_ = cmd.Wait() // killed: nothing to learn from it
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
-	defer cancel()
-	select {
-	case url := <-ready:
-		if !strings.HasPrefix(url, "http") {
-			t.Fatalf("moto_server: %s", url)
-		}
-		return url
-	case <-ctx.Done():
-		t.Fatalf("moto_server did not start within %v", startTimeout)
-	}
-	return ""
+	return url
 }
