@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/lecafe/lecafe/internal/spelling"
 )
 
 // Problem is one thing that is wrong with a recipe.
@@ -75,30 +77,9 @@ func shorten(s string) string {
 func nearest(word string, candidates []string) (string, bool) {
 	best, bestD := "", 3
 	for _, c := range candidates {
-		if d := distance(word, c); d < bestD && d < max(2, len(c)/2) {
+		if d := spelling.Distance(word, c); d < bestD && d < max(2, len(c)/2) {
 			best, bestD = c, d
 		}
 	}
 	return best, best != ""
-}
-
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		prev := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cur := row[j]
-			c := 1
-			if a[i-1] == b[j-1] {
-				c = 0
-			}
-			row[j] = min(row[j]+1, row[j-1]+1, prev+c)
-			prev = cur
-		}
-	}
-	return row[len(b)]
 }
