@@ -147,6 +147,13 @@ func (c cloud) in(region string) ec2API {
 	return ec2.NewFromConfig(connectConfig(c.cfg, region))
 }
 
+// staged is the cloud with its S3 client in another region.
+func (c cloud) staged(region string) cloud {
+	client := awsconf.S3(connectConfig(c.cfg, region))
+	c.s3, c.signer = client, presigner(client)
+	return c
+}
+
 func connectConfig(cfg aws.Config, region string) aws.Config {
 	cfg = cfg.Copy()
 	cfg.Region = region

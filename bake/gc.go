@@ -12,10 +12,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/ec2"
-	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
-	"github.com/lecafe/lecafe/bake/manifest"
 	"github.com/lecafe/lecafe/bake/recipe"
 )
 
@@ -23,7 +20,8 @@ import (
 type Garbage struct {
 	BakeID    string    `json:"bake_id"`
 	Recipe    string    `json:"recipe,omitempty"`
-	Why       string    `json:"why"`                 // why it may be removed, or not
+	Why       string    `json:"why"` // why it may be removed, or not
+	Region    string    `json:"region"`
 	Take      bool      `json:"take"`                // gc takes it
 	Committed bool      `json:"committed,omitempty"` // its image stands: it is finished, not undone
 	Expires   time.Time `json:"expires,omitzero"`
@@ -37,9 +35,12 @@ type Garbage struct {
 
 // GCOptions say where to look.
 type GCOptions struct {
-	Config   aws.Config
-	Staging  []string // s3://bucket/prefix: bakes that made nothing in EC2 are seen there alone
-	Remove   bool     // false: only look
+	Config  aws.Config
+	Regions []string // to look in for traces; default the config's alone. A bake found is removed in all of its regions
+	Staging []string // s3://bucket/prefix: bakes that made nothing in EC2 are seen there alone
+	Remove  bool     // false: only look
+	// StateDir has the copies of journals that were begun on this machine:
+	// their regions and staging are looked in too.
 	StateDir string
 	Report   func(Event)
 	Poll     time.Duration
@@ -51,11 +52,11 @@ type GCOptions struct {
 }
 
 // GC finds bakes that nobody drives any more, by the tags of what they made
-// and by their journals, and removes what they left. A bake that lives is
-// listed and left alone until it has expired.
+// and by their journals, and removes what they left, in each of their regions.
+// A bake that lives is listed and left alone until it has expired.
 func GC(ctx context.Context, o GCOptions) ([]*Garbage, error) {
 	template := Options{Config: o.Config, StateDir: o.StateDir, Report: o.Report, Poll: o.Poll, Now: o.Now}
-	found, err := findBakes(ctx, template, o.Staging)
+	found, err := findBakes(ctx, template, o)
 	if err != nil {
 		return nil, newBake(template).explain(err)
 	}
@@ -91,125 +92,6 @@ func GC(ctx context.Context, o GCOptions) ([]*Garbage, error) {
 	return out, newBake(template).explain(errors.Join(errs...))
 }
 
-// trace is how a bake was found.
-type trace struct {
-	id       string
-	location string // of its journal, s3://…
-	recipe   string
-	expires  time.Time
-}
-
-func findBakes(ctx context.Context, o Options, staging []string) (map[string]*trace, error) {
-	c := newBake(o)
-	found := map[string]*trace{}
-	note := func(tags []types.Tag) {
-		id, ok := tagOf(tags, tagBake)
-		if !ok {
-			return
-		}
-		if state, _ := tagOf(tags, tagState); state == stateDone || state == manifest.StateFailed {
-			return // an image that stands, or is kept for study, is no trace of trouble
-		}
-		t := found[id]
-		if t == nil {
-			t = &trace{id: id}
-			found[id] = t
-		}
-		t.location, _ = tagOf(tags, tagJournal)
-		t.recipe, _ = tagOf(tags, tagRecipe)
-		if text, ok := tagOf(tags, tagExpires); ok {
-			if at, err := time.Parse(time.RFC3339, text); err == nil && at.After(t.expires) {
-				t.expires = at
-			}
-		}
-	}
-	tagged := []types.Filter{{Name: aws.String("tag-key"), Values: []string{tagBake}}}
-	instances := ec2.NewDescribeInstancesPaginator(c.ec2, &ec2.DescribeInstancesInput{Filters: tagged})
-	for instances.HasMorePages() {
-		page, err := instances.NextPage(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("look for builders: %w", err)
-		}
-		for _, r := range page.Reservations {
-			for _, i := range r.Instances {
-				if i.State == nil || i.State.Name != types.InstanceStateNameTerminated {
-					note(i.Tags)
-				}
-			}
-		}
-	}
-	groups := ec2.NewDescribeSecurityGroupsPaginator(c.ec2, &ec2.DescribeSecurityGroupsInput{Filters: tagged})
-	for groups.HasMorePages() {
-		page, err := groups.NextPage(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("look for security groups: %w", err)
-		}
-		for _, g := range page.SecurityGroups {
-			note(g.Tags)
-		}
-	}
-	images := ec2.NewDescribeImagesPaginator(c.ec2, &ec2.DescribeImagesInput{Owners: []string{"self"}, Filters: tagged})
-	for images.HasMorePages() {
-		page, err := images.NextPage(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("look for images: %w", err)
-		}
-		for _, im := range page.Images {
-			note(im.Tags)
-		}
-	}
-	snapshots := ec2.NewDescribeSnapshotsPaginator(c.ec2, &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: tagged})
-	for snapshots.HasMorePages() {
-		page, err := snapshots.NextPage(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("look for snapshots: %w", err)
-		}
-		for _, s := range page.Snapshots {
-			note(s.Tags)
-		}
-	}
-	templates := ec2.NewDescribeLaunchTemplatesPaginator(c.ec2, &ec2.DescribeLaunchTemplatesInput{Filters: tagged})
-	for templates.HasMorePages() {
-		page, err := templates.NextPage(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("look for launch templates: %w", err)
-		}
-		for _, t := range page.LaunchTemplates {
-			note(t.Tags)
-		}
-	}
-	volumes := ec2.NewDescribeVolumesPaginator(c.ec2, &ec2.DescribeVolumesInput{Filters: tagged})
-	for volumes.HasMorePages() {
-		page, err := volumes.NextPage(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("look for volumes: %w", err)
-		}
-		for _, v := range page.Volumes {
-			note(v.Tags)
-		}
-	}
-	for _, s := range staging {
-		bucket, prefix, err := stagingOf(nil, s)
-		if err != nil {
-			return nil, err
-		}
-		keys, err := listObjects(ctx, c.s3, bucket, prefix+"/")
-		if err != nil {
-			return nil, err
-		}
-		for _, key := range keys {
-			id, _, ok := strings.Cut(strings.TrimPrefix(key, prefix+"/"), "/")
-			if !ok || !strings.HasPrefix(id, "bake-") {
-				continue
-			}
-			if found[id] == nil {
-				found[id] = &trace{id: id, location: "s3://" + bucket + "/" + path.Join(prefix, id, journalName)}
-			}
-		}
-	}
-	return found, nil
-}
-
 // judge reads a bake's journal and lists what is left of it.
 func judge(ctx context.Context, o Options, t *trace) (*Garbage, error) {
 	b := newBake(o)
@@ -221,15 +103,22 @@ func judge(ctx context.Context, o Options, t *trace) (*Garbage, error) {
 		g.Why, g.Things = "its tag "+tagJournal+" names no journal: not one of lecafe's", []string{"resources tagged with this bake"}
 		return g, nil
 	}
-	b.store = &store{s3: b.s3, bucket: bucket, base: path.Dir(key), local: localJournal(o.StateDir, t.id), now: b.now}
+	if t.home != "" && t.home != b.cfg.Region {
+		b.cloud = b.moved(t.home)
+	}
+	var (
+		j    *journal
+		etag string
+	)
 	now := b.now()
-	j, etag, err := readJournal(ctx, b.s3, bucket, key)
+	err := b.inBucketsRegion(func() (err error) { j, etag, err = readJournal(ctx, b.s3, bucket, key); return err })
+	b.store = &store{s3: b.s3, bucket: bucket, base: path.Dir(key), local: localJournal(o.StateDir, t.id), now: b.now}
 	switch cause := errors.Unwrap(err); {
 	case err == nil:
 		b.store.j, b.store.etag = *j, etag
 		g.Recipe, g.Expires, g.Committed = j.Recipe, j.Expires, j.Status == StatusCommitted
 		if j.Region != b.cfg.Region {
-			return g, nil // another region's; its gc finds it
+			b.cloud = b.moved(j.Region)
 		}
 		switch {
 		case now.After(j.Expires):
@@ -256,8 +145,9 @@ func judge(ctx context.Context, o Options, t *trace) (*Garbage, error) {
 	if err := b.stagedRecipe(ctx); err != nil {
 		return nil, err
 	}
+	g.Region = b.cfg.Region
 	known := b.store.known()
-	for region := range known.Copies {
+	for _, region := range uniq(slices.Concat(slices.Collect(maps.Keys(known.Copies)), t.regions)) {
 		if region != b.cfg.Region && !slices.ContainsFunc(b.recipe.Image.Copies, func(c recipe.Copy) bool { return c.Region == region }) {
 			b.recipe.Image.Copies = append(b.recipe.Image.Copies, recipe.Copy{Region: region})
 		}
@@ -265,17 +155,18 @@ func judge(ctx context.Context, o Options, t *trace) (*Garbage, error) {
 	if g.left, err = b.leftovers(ctx, known); err != nil {
 		return nil, err
 	}
-	g.Things = g.left.things(b.cfg.Region, b.store.bucket, g.Committed)
+	g.Things = g.left.things(o.Config.Region, b.cfg.Region, b.store.bucket, g.Committed)
 	return g, nil
 }
 
-// things says what is left in words.
-func (l leftovers) things(home, bucket string, committed bool) []string {
+// things says what is left in words, with the region where it is not the one
+// that gc runs in.
+func (l leftovers) things(here, home, bucket string, committed bool) []string {
 	out := []string{}
 	add := func(kind string, ids []string, region string) {
 		for _, id := range ids {
 			text := kind + " " + id
-			if region != home {
+			if region != here {
 				text += " in " + region
 			}
 			out = append(out, text)
