@@ -155,17 +155,32 @@ func (b *bake) stage(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("stage bundle: %w", err)
 	}
-	defer func() { _ = os.Remove(tmp.Name()); _ = tmp.Close() }()
+	// Without a name from here on: a killed bake leaves no file behind.
+	defer func() { _ = tmp.Close() }()
+	if err := os.Remove(tmp.Name()); err != nil {
+		return fmt.Errorf("stage bundle: %w", err)
+	}
 	if err := bundle(tmp, plan, files); err != nil {
 		return err
 	}
-	if err := tmp.Close(); err != nil {
-		return fmt.Errorf("stage bundle: %w", err)
+	sources := map[string]*os.File{bundleName: tmp}
+	for name, p := range map[string]string{builderName: b.opts.Programs.Builder, agentName: b.opts.Programs.Agent} {
+		f, err := os.Open(p)
+		if err != nil {
+			return fmt.Errorf("stage %s: %w", name, err)
+		}
+		defer func() { _ = f.Close() }()
+		sources[name] = f
 	}
 	sums := map[string]file{}
-	paths := map[string]string{builderName: b.opts.Programs.Builder, agentName: b.opts.Programs.Agent, bundleName: tmp.Name()}
-	for name, p := range paths {
-		if sums[name], err = sumFile(p); err != nil {
+	for name, f := range sources {
+		if _, err = f.Seek(0, io.SeekStart); err == nil {
+			sums[name], err = sumReader(f)
+		}
+		if err == nil {
+			_, err = f.Seek(0, io.SeekStart)
+		}
+		if err != nil {
 			return fmt.Errorf("stage %s: %w", name, err)
 		}
 	}
@@ -179,15 +194,8 @@ func (b *bake) stage(ctx context.Context) error {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.putObject(gctx, recipeName, bytes.NewReader(portable)) })
-	for name, p := range paths {
-		g.Go(func() (err error) {
-			f, err := os.Open(p)
-			if err != nil {
-				return fmt.Errorf("stage %s: %w", name, err)
-			}
-			defer func() { err = errors.Join(err, f.Close()) }()
-			return b.putObject(gctx, name, f)
-		})
+	for name, f := range sources {
+		g.Go(func() error { return b.putObject(gctx, name, f) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
