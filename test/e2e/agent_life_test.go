@@ -90,6 +90,7 @@ func payload(script, agent string) string {
 
 // TestAgentLife follows an instance with a config and an application.
 func TestAgentLife(t *testing.T) {
+	t.Parallel()
 	eachRelease(t, func(t *testing.T, release string) {
 		b := newAgentBench(t, release, "bootstrap: {deadline: 120s}")
 		b.put("app.txt", "good 1\n")
@@ -160,6 +161,7 @@ bootstrap: {ready: {units: [app.service]}}
 
 // TestAgentInTrouble breaks the instance around the agent, not its user data.
 func TestAgentInTrouble(t *testing.T) {
+	t.Parallel()
 	requireBoot(t)
 	all := newAgentBench(t, "debian-12", "bootstrap: {deadline: 60s}")
 	bench := func(t *testing.T) *agentBench {

@@ -139,6 +139,7 @@ func (b *agentBench) report(id string) *report.Report {
 // TestAgentJudges boots one instance for each of the ways to fail that
 // cloud-init says "done" or "running" to, and a healthy one.
 func TestAgentJudges(t *testing.T) {
+	t.Parallel()
 	eachRelease(t, func(t *testing.T, release string) {
 		b := newAgentBench(t, release, "bootstrap: {deadline: 45s}")
 		for _, c := range []struct {

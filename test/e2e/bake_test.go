@@ -222,6 +222,7 @@ var identity = regexp.MustCompile(`identity: (\S+) (\S+)`)
 
 // TestBakedImage is the main job: bake, look into the image, boot it twice.
 func TestBakedImage(t *testing.T) {
+	t.Parallel()
 	eachRelease(t, func(t *testing.T, release string) {
 		l := startLab(t, []string{release}, func(o *lab.Options) { o.TimeScale = 20 })
 		o := newOperator(t, l)
@@ -298,6 +299,7 @@ func tagged(tags []types.Tag, bakeID string) bool {
 // TestFailedProvisioning shows the step, its exit code and line, and leaves
 // nothing behind.
 func TestFailedProvisioning(t *testing.T) {
+	t.Parallel()
 	l := startLab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale = 20 })
 	o := newOperator(t, l)
 	recipe := filepath.Join(t.TempDir(), "recipe.yaml")
@@ -328,6 +330,7 @@ provision:
 // TestSignersSessionExpires bakes with credentials that die during the bake
 // and are replaced: presigned URLs that the builder holds die with them.
 func TestSignersSessionExpires(t *testing.T) {
+	t.Parallel()
 	const session = 60 * time.Second
 	l := startLab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale = 20 })
 	o := newOperator(t, l)

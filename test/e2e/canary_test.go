@@ -11,6 +11,7 @@ import (
 // not left: exit code 1, the cause shown, nothing promoted. One that passes
 // stays.
 func TestCanary(t *testing.T) {
+	t.Parallel()
 	l := startLab(t, []string{"debian-12"}, nil)
 	o := newOperator(t, l)
 	script := filepath.Join(t.TempDir(), "user-data.sh")

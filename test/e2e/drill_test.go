@@ -19,6 +19,7 @@ var drilled = []string{
 }
 
 func TestDrill(t *testing.T) {
+	t.Parallel()
 	requireBoot(t)
 	dir, err := programs()
 	if err != nil {

@@ -84,6 +84,7 @@ func (o *operator) watch(args ...string) (*fleet.Snapshot, int) {
 // TestFleet boots one group of each kind and asks lecafe watch about them,
 // then deploys a bad image to a good group.
 func TestFleet(t *testing.T) {
+	t.Parallel()
 	l := startLab(t, []string{"debian-13"}, func(o *lab.Options) { o.TimeScale = 10 })
 	o := newOperator(t, l)
 	image := o.bake("debian-13").ImageID

@@ -17,6 +17,7 @@ import (
 // its sandbox: while it restarts and is killed, with no queue to be reached, and
 // at the machine's end.
 func TestOrdersOnARealInstance(t *testing.T) {
+	t.Parallel()
 	b := newAgentBench(t, "debian-12", "orders: {queue: cafe, seal_to: \"s3://left/over\"}")
 	b.cloud.SQS.CreateQueue("cafe", map[string]string{"VisibilityTimeout": "600"})
 	b.cloud.S3.CreateBucket("left", "us-east-1")

@@ -23,6 +23,7 @@ import (
 // TestWrappedOnAStockImage boots images that lecafe did not bake: the payload
 // alone brings the agent, and names the line that failed.
 func TestWrappedOnAStockImage(t *testing.T) {
+	t.Parallel()
 	eachRelease(t, func(t *testing.T, release string) {
 		dir, err := programs()
 		if err != nil {
