@@ -47,6 +47,7 @@ type Options struct {
 	StateDir  string // of the machines; default DefaultStateDir
 	Images    []*image.Image
 	TimeScale float64 // the cloud's own delays are divided by it; default 1
+	AWSTimes  bool    // instances that boot are pending, stopping and imaged for as long as on AWS, TimeScale applied
 	Clock     wire.Clock
 	ClockSkew time.Duration // AWS's clock is ahead of the instances' by so much: theirs is wrong
 	Seed      *Seed         // nil for none
@@ -111,7 +112,7 @@ func Start(ctx context.Context, o Options) (_ *Lab, err error) {
 			err = errors.Join(err, ln.Close(), l.Close())
 		}
 	}()
-	co := cloud.Options{Clock: o.Clock, Region: Region, Log: o.Log, Ports: []int{addr.Port}, IMDS: l.newIMDS}
+	co := cloud.Options{Clock: o.Clock, Region: Region, Log: o.Log, Ports: []int{addr.Port}, IMDS: l.newIMDS, Hold: o.AWSTimes}
 	switch o.Driver {
 	case DriverNspawn:
 		abs, err := filepath.Abs(o.StateDir)

@@ -81,6 +81,7 @@ func labFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "distro", Usage: "base image to have, built if it is not cached; repeatable", Value: cli.NewStringSlice("debian-12")},
 		&cli.StringFlag{Name: "state-dir", Usage: "`DIR` for disks and consoles while the lab is up", Value: lab.DefaultStateDir, EnvVars: []string{"LECAFE_LAB_STATE_DIR"}},
 		&cli.Float64Flag{Name: "time-scale", Usage: "divide the cloud's own delays by `N`; boots take what they take", Value: 10},
+		&cli.BoolFlag{Name: "aws-times", Usage: "instances that boot change state as slowly as on AWS, with --time-scale: pending 15 s, stopping 30 s, image 45 s"},
 		&cli.StringFlag{Name: "seed", Usage: "what is in the cloud at first: le-cafe (buckets, queues, instance profile of the example) or none", Value: "le-cafe"},
 		&cli.BoolFlag{Name: "verbose", Usage: "log what the lab does to stderr"},
 		cacheFlag(), mirrorFlag(),
@@ -89,7 +90,7 @@ func labFlags() []cli.Flag {
 
 // withLab runs f in a lab made from the flags of c and closes the lab after it.
 func withLab(c *cli.Context, f func(context.Context, *lab.Lab) error) (err error) {
-	o := lab.Options{Listen: c.String("listen"), Driver: c.String("driver"), StateDir: c.String("state-dir"), TimeScale: c.Float64("time-scale"), Log: labLog(c)}
+	o := lab.Options{Listen: c.String("listen"), Driver: c.String("driver"), StateDir: c.String("state-dir"), TimeScale: c.Float64("time-scale"), AWSTimes: c.Bool("aws-times"), Log: labLog(c)}
 	if o.TimeScale <= 0 {
 		return badRequest("--time-scale %v: give a number above 0", o.TimeScale)
 	}

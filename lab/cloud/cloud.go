@@ -39,6 +39,7 @@ type Options struct {
 	IMDS     func(instanceID string, info func() ec2.InstanceInfo) http.Handler
 	Ports    []int // loopback ports that instances reach: this cloud's own
 	Times    ec2.Times
+	Hold     bool // states last as long as Times says, see package ec2
 	// How long Auto Scaling's own reactions take.
 	ScalingTimes autoscaling.Times
 }
@@ -90,7 +91,7 @@ func New(o Options) *Cloud {
 	c.S3 = s3.New(s3.Options{Clock: o.Clock, Region: o.Region, Allowed: c.allowed})
 	c.SQS = sqs.New(sqs.Options{Clock: o.Clock, Region: o.Region})
 	c.EC2 = ec2.New(ec2.Options{
-		Clock: o.Clock, Vault: c.Vault, Machines: o.Machines, Region: o.Region, Ports: o.Ports, Times: o.Times, IMDS: o.IMDS, Log: o.Log,
+		Clock: o.Clock, Vault: c.Vault, Machines: o.Machines, Region: o.Region, Ports: o.Ports, Times: o.Times, Hold: o.Hold, IMDS: o.IMDS, Log: o.Log,
 	})
 	c.SSM = ssm.New(ssm.Options{Clock: o.Clock, ImageExists: c.EC2.ImageExists})
 	c.Auto = autoscaling.New(autoscaling.Options{Clock: o.Clock, Instances: c.EC2, Region: o.Region, Times: o.ScalingTimes})

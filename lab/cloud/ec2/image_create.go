@@ -187,7 +187,11 @@ func (s *Server) capture(i *instance, img *image, snaps []*snapshot, noReboot bo
 				snap.bytes = size
 			}
 		}
-		s.finishImage(img, snaps, time.Second, "")
+		d := time.Second
+		if s.opts.Hold {
+			d = s.opts.Times.Image
+		}
+		s.finishImage(img, snaps, d, "")
 	})
 }
 

@@ -154,7 +154,9 @@ func (s *Server) boot(batch []*instance) {
 	}
 	for _, i := range batch {
 		m := s.machine(i)
+		held := s.atLeast(s.opts.Times.Pending)
 		s.job(i, func(ctx context.Context) {
+			held(ctx)
 			err := s.opts.Machines.Launch(ctx, m)
 			s.lock()
 			defer s.unlock()
@@ -165,6 +167,22 @@ func (s *Server) boot(batch []*instance) {
 			}
 			s.up(i)
 		})
+	}
+}
+
+// atLeast returns a wait for the end of d, from now on, where states are held;
+// elsewhere one that returns at once.
+func (s *Server) atLeast(d time.Duration) (wait func(context.Context)) {
+	if !s.opts.Hold {
+		return func(context.Context) {}
+	}
+	over := make(chan struct{})
+	s.opts.Clock.AfterFunc(d, func() { close(over) })
+	return func(ctx context.Context) {
+		select {
+		case <-over:
+		case <-ctx.Done():
+		}
 	}
 }
 
@@ -302,8 +320,10 @@ func (s *Server) stop(i *instance, force bool) {
 		s.offAfter(i, s.opts.Times.Stopping)
 		return
 	}
+	held := s.atLeast(s.opts.Times.Stopping)
 	s.job(i, func(ctx context.Context) {
 		err := s.opts.Machines.Stop(ctx, i.id, force)
+		held(ctx)
 		s.lock()
 		defer s.unlock()
 		if err != nil {
@@ -327,7 +347,9 @@ func (s *Server) start(i *instance) {
 		s.runAfter([]*instance{i}, s.opts.Times.Pending)
 		return
 	}
+	held := s.atLeast(s.opts.Times.Pending)
 	s.job(i, func(ctx context.Context) {
+		held(ctx)
 		err := s.opts.Machines.Start(ctx, i.id)
 		s.lock()
 		defer s.unlock()
@@ -355,9 +377,11 @@ func (s *Server) terminate(i *instance) {
 		})
 		return
 	}
+	held := s.atLeast(s.opts.Times.ShuttingDown)
 	s.job(i, func(ctx context.Context) {
 		console, cerr := s.opts.Machines.Console(i.id)
 		err := s.opts.Machines.Terminate(ctx, i.id)
+		held(ctx)
 		s.lock()
 		defer s.unlock()
 		if cerr == nil {

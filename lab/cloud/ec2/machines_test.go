@@ -182,3 +182,39 @@ func TestMachineThatEndsItself(t *testing.T) {
 		t.Fatalf("machines were asked %v", got)
 	}
 }
+
+// Held states last as long as AWS's, and no machine is waited for in vain.
+func TestHeldStates(t *testing.T) {
+	d := newDriver()
+	l := newLab(t, func(o *ec2.Options) { o.Machines, o.Hold = d, true })
+	id := l.run()
+	l.clock.Advance(14 * time.Second)
+	l.state(id, types.InstanceStateNamePending)
+	if len(d.calls()) > 0 {
+		t.Fatalf("the machine was launched while pending: %v", d.calls())
+	}
+	l.clock.Advance(time.Second)
+	l.becomes(id, types.InstanceStateNameRunning)
+
+	must(l.api.StopInstances(t.Context(), &sdk.StopInstancesInput{InstanceIds: []string{id}}))(l)
+	l.eventually("machine off", func() bool { return slices.Contains(d.calls(), "stop force=false") })
+	l.clock.Advance(29 * time.Second)
+	l.state(id, types.InstanceStateNameStopping)
+	l.clock.Advance(time.Second)
+	l.becomes(id, types.InstanceStateNameStopped)
+
+	img := *must(l.api.CreateImage(t.Context(), &sdk.CreateImageInput{InstanceId: &id, Name: aws.String("cafe")}))(l).ImageId
+	l.eventually("disk captured", func() bool { return slices.Contains(d.calls(), "capture "+img) })
+	must(l.api.TerminateInstances(t.Context(), &sdk.TerminateInstancesInput{InstanceIds: []string{id}}))(l)
+	l.eventually("machine gone", func() bool { return slices.Contains(d.calls(), "terminate") }) // the capture's timers are set
+	l.state(id, types.InstanceStateNameShuttingDown)
+	l.clock.Advance(44 * time.Second)
+	if s := l.image(img).State; s != types.ImageStatePending {
+		t.Errorf("the image is %s before its time", s)
+	}
+	l.becomes(id, types.InstanceStateNameTerminated)
+	l.clock.Advance(time.Second)
+	if s := l.image(img).State; s != types.ImageStateAvailable {
+		t.Errorf("the image is %s", s)
+	}
+}

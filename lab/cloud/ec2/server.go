@@ -22,6 +22,10 @@ type Options struct {
 	Region   string   // of requests that name none; default us-east-1
 	Ports    []int    // loopback ports of the host that every machine reaches at its own loopback
 	Times    Times
+	// Hold makes states last as long as Times says where Machines runs the
+	// instances too: a machine boots when it has been pending for so long, is
+	// stopped no sooner, and its image takes its time.
+	Hold bool
 	// IMDS makes the handler that one machine sees at 169.254.169.254. info
 	// answers with the instance as it is at the moment of the call. Nil where
 	// there are no machines.
@@ -31,7 +35,8 @@ type Options struct {
 
 // Times are how long states take on the clock; zero fields have the defaults
 // of DefaultTimes. Where Machines runs the instances, an instance is running
-// when its machine boots and stopped when it is off, whatever Times says.
+// when its machine boots and stopped when it is off, whatever Times says,
+// unless Hold is set.
 type Times struct {
 	Pending      time.Duration // RunInstances, StartInstances → running
 	Stopping     time.Duration
