@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/lecafe/lecafe/lab/cloud/autoscaling"
+	"github.com/lecafe/lecafe/lab/cloud/cloudformation"
 	"github.com/lecafe/lecafe/lab/cloud/ec2"
 	"github.com/lecafe/lecafe/lab/cloud/iam"
 	"github.com/lecafe/lecafe/lab/cloud/policy"
@@ -54,6 +55,7 @@ type Cloud struct {
 	SQS   *sqs.Server
 	SSM   *ssm.Server
 	STS   *sts.Server
+	CFN   *cloudformation.Server
 
 	clock    wire.Clock
 	region   string
@@ -97,21 +99,29 @@ func New(o Options) *Cloud {
 	c.Auto = autoscaling.New(autoscaling.Options{Clock: o.Clock, Instances: c.EC2, Region: o.Region, Times: o.ScalingTimes})
 	c.IAM = iam.New(iam.Options{Clock: o.Clock, Vault: c.Vault, Profiles: c.EC2})
 	c.STS = sts.New(sts.Options{Vault: c.Vault, Trusts: c.IAM.Trusts})
+	c.CFN = cloudformation.New(cloudformation.Options{Clock: o.Clock, Services: map[string]http.Handler{
+		"iam": c.IAM, "autoscaling": c.Auto, "ec2": c.EC2, "s3": c.S3, "sqs": c.SQS,
+	}})
 	c.services = map[string]service{
-		"iam":         {c.IAM, awsQuery, needsIAM},
-		"autoscaling": {c.Auto, awsQuery, needsAutoScaling},
-		"ec2":         {c.EC2, ec2Query, needsEC2},
-		"s3":          {c.S3, restXML, needsS3},
-		"sqs":         {c.SQS, queryJSON, needsSQS},
-		"ssm":         {c.SSM, awsJSON, needsSSM},
-		"sts":         {c.STS, awsQuery, needsSTS},
+		"cloudformation": {c.CFN, awsQuery, needsCloudFormation},
+		"iam":            {c.IAM, awsQuery, needsIAM},
+		"autoscaling":    {c.Auto, awsQuery, needsAutoScaling},
+		"ec2":            {c.EC2, ec2Query, needsEC2},
+		"s3":             {c.S3, restXML, needsS3},
+		"sqs":            {c.SQS, queryJSON, needsSQS},
+		"ssm":            {c.SSM, awsJSON, needsSSM},
+		"sts":            {c.STS, awsQuery, needsSTS},
 	}
 	return c
 }
 
-// Close ends what the services still do in the background: EC2's work on its
-// machines. A listening Endpoint is closed on its own, before.
-func (c *Cloud) Close() { c.EC2.Close() }
+// Close ends what the services still do in the background: CloudFormation's
+// work on its stacks, EC2's on its machines. A listening Endpoint is closed on
+// its own, before.
+func (c *Cloud) Close() {
+	c.CFN.Close()
+	c.EC2.Close()
+}
 
 // request is one request on its way through the router.
 type request struct {

@@ -1,6 +1,6 @@
 // Package cloud is a local AWS: wire-level fakes of the calls lecafe makes, for
 // lecafe's tests and for `lecafe lab`. It owns EC2, Auto Scaling, SSM
-// parameters, STS, IAM roles, SQS and S3 as far as lecafe uses them, states that
+// parameters, STS, IAM roles, CloudFormation, SQS and S3 as far as lecafe uses them, states that
 // take time, credentials, and faults to inject. It refuses to be kinder than
 // AWS: what is not modelled answers UnsupportedOperation naming the action, a
 // role may do what its policies allow and nothing else, and no signature goes

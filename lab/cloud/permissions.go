@@ -178,3 +178,10 @@ func needsAutoScaling(q *request) []policy.Request {
 	}
 	return []policy.Request{{Action: "autoscaling:" + q.action, Resource: resource}}
 }
+
+// needsCloudFormation names the action alone. What a stack makes is made
+// without asking IAM again, as with a service role that may do it.
+// https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-iam-servicerole.html
+func needsCloudFormation(q *request) []policy.Request {
+	return []policy.Request{{Action: "cloudformation:" + q.action, Resource: "*"}}
+}

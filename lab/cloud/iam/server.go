@@ -71,7 +71,7 @@ type document struct {
 
 // New returns a Server without roles.
 func New(o Options) *Server {
-	return &Server{opts: o, roles: map[string]*role{}, managed: map[string]*managed{}}
+	return &Server{opts: o, roles: map[string]*role{}, managed: awsManaged()}
 }
 
 // trustAccount lets anyone of the account assume a role: what a role made

@@ -149,6 +149,9 @@ func (s *Server) serve(q request) error {
 	case "DeleteObjects":
 		return s.deleteObjects(q)
 	}
+	if c, ok := configOf(q.Name); ok {
+		return s.configure(q, c)
+	}
 	return errNotImplemented.because(q.Name + " is not implemented by this fake")
 }
 
@@ -218,7 +221,7 @@ func (s *Server) createBucket(q request) error {
 }
 
 func (s *store) add(name, region string) {
-	s.buckets[name] = &bucket{name: name, region: region, created: s.clock.Now(), objects: map[string][]*version{}, uploads: map[string]*upload{}}
+	s.buckets[name] = &bucket{name: name, region: region, created: s.clock.Now(), config: map[string][]byte{}, objects: map[string][]*version{}, uploads: map[string]*upload{}}
 }
 
 func (s *Server) deleteBucket(q request) error {

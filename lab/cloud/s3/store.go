@@ -27,7 +27,8 @@ type bucket struct {
 	name       string
 	region     string
 	created    time.Time
-	versioning string // empty, Enabled or Suspended
+	versioning string            // empty, Enabled or Suspended
+	config     map[string][]byte // subresource → document, see config.go
 
 	objects map[string][]*version // newest first
 	keys    []string              // sorted; may hold keys that are gone

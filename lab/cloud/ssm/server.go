@@ -1,7 +1,8 @@
-// Package ssm is a fake of AWS Systems Manager's Parameter Store as far as
-// lecafe reads and writes image IDs and settings. It owns parameters, their
-// versions and history; it refuses labels, SecureString values with a
-// customer key, policies and tiers other than Standard by name.
+// Package ssm is a fake of AWS Systems Manager as far as lecafe uses it: the
+// Parameter Store, and which instances Session Manager knows. It owns
+// parameters, their versions and history, and the instances whose agent has
+// registered; it refuses labels, SecureString values with a customer key,
+// policies and tiers other than Standard by name, and sessions.
 package ssm
 
 import (
@@ -26,12 +27,14 @@ type Options struct {
 	ImageExists func(region, imageID string) bool
 }
 
-// Server is the Parameter Store of every region.
+// Server is the Systems Manager of every region.
 type Server struct {
 	opts Options
 	rpc  jsonrpc.Service
 	mu   sync.Mutex
 	all  map[string]map[string][]parameter // region → name → versions, oldest first
+
+	instances map[string]map[string]*managed // region → ID
 }
 
 type parameter struct {
@@ -50,7 +53,7 @@ func New(o Options) *Server {
 	if o.Clock == nil {
 		o.Clock = wire.Scaled(1)
 	}
-	s := &Server{opts: o, all: map[string]map[string][]parameter{}}
+	s := &Server{opts: o, all: map[string]map[string][]parameter{}, instances: map[string]map[string]*managed{}}
 	s.rpc = jsonrpc.Service{Version: "1.1", Prefix: "com.amazonaws.ssm", Actions: map[string]jsonrpc.Action{
 		"GetParameter":        jsonrpc.Act(s.getParameter),
 		"GetParameters":       jsonrpc.Act(s.getParameters),
@@ -60,6 +63,9 @@ func New(o Options) *Server {
 		"DeleteParameter":     jsonrpc.Act(s.deleteParameter),
 		"DeleteParameters":    jsonrpc.Act(s.deleteParameters),
 		"DescribeParameters":  jsonrpc.Act(s.describeParameters),
+
+		"UpdateInstanceInformation":   jsonrpc.Act(s.updateInstance),
+		"DescribeInstanceInformation": jsonrpc.Act(s.describeInstances),
 	}}
 	return s
 }
