@@ -13,8 +13,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/goccy/go-yaml"
-
 	"github.com/lecafe/lecafe/agent/report"
 )
 
@@ -26,9 +24,12 @@ type Case struct {
 	Name     string
 	About    string
 	UserData string
+	Files    []string // instead of UserData: see Table
 	Encode   string
 	Fault    string
 	Expect   Expectation
+
+	data []byte // what Files name
 }
 
 // Expectation is what a report must say. Zero fields are not looked at; on
@@ -45,37 +46,19 @@ type Expectation struct {
 
 // Cases returns the table, in its order.
 func Cases() ([]Case, error) {
-	var doc struct {
-		Cases []struct {
-			Name     string `yaml:"name"`
-			About    string `yaml:"about"`
-			UserData string `yaml:"user_data"`
-			Encode   string `yaml:"encode"`
-			Fault    string `yaml:"fault"`
-			Expect   struct {
-				Verdict report.Verdict   `yaml:"verdict"`
-				Stage   report.StageName `yaml:"stage"`
-				Code    report.Code      `yaml:"code"`
-				File    string           `yaml:"file"`
-				Line    int              `yaml:"line"`
-				Among   bool             `yaml:"among"`
-				Channel string           `yaml:"channel"`
-			} `yaml:"expect"`
-		} `yaml:"cases"`
+	t, err := parseTable(table)
+	if err != nil {
+		return nil, err
 	}
-	if err := yaml.UnmarshalWithOptions(table, &doc, yaml.Strict()); err != nil {
-		return nil, fmt.Errorf("read the table of cases: %w", err)
-	}
-	var out []Case
-	for _, c := range doc.Cases {
-		out = append(out, Case{c.Name, c.About, c.UserData, c.Encode, c.Fault, Expectation(c.Expect)})
-	}
-	return out, nil
+	return t.Cases, nil
 }
 
 // Payload is the user data as it goes to the API.
 func (c Case) Payload() ([]byte, error) {
 	data := []byte(c.UserData)
+	if c.data != nil {
+		data = slices.Clone(c.data)
+	}
 	for step := range strings.FieldsSeq(c.Encode) {
 		switch step {
 		case "bom":

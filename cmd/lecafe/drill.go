@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -32,6 +33,7 @@ func drillCommand() *cli.Command {
 			"boots fail, and with some that do not. Exit 1 if any verdict or cause is wrong. Needs root on Linux.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "distro", Usage: "what the image is baked from: debian-12 or debian-13", Value: "debian-12"},
+			&cli.StringFlag{Name: "payloads", Usage: "boot the cases of `TABLE` instead: payloads that lie elsewhere"},
 			&cli.StringSliceFlag{Name: "case", Usage: "only the cases that `PATTERN` matches, as runcmd-*"},
 			&cli.BoolFlag{Name: "list", Usage: "list the cases and end"},
 			&cli.IntFlag{Name: "parallel", Usage: "boot `N` instances at once", Value: 2},
@@ -50,7 +52,7 @@ func drillCommand() *cli.Command {
 }
 
 func drillAction(c *cli.Context) error {
-	cases, err := drillCases(c)
+	cases, table, err := drillCases(c)
 	if err != nil {
 		return err
 	}
@@ -69,6 +71,20 @@ func drillAction(c *cli.Context) error {
 	release, err := image.Find(c.String("distro"))
 	if err != nil {
 		return badRequest("--distro: %w", err)
+	}
+	if table != nil {
+		if table.Distro != "" && table.Distro != release.Name {
+			fmt.Fprintf(c.App.ErrWriter, "lecafe: what %s expects was written for %s\n", c.String("payloads"), table.Distro)
+		}
+		if err := table.Fetch(c.Context, c.String("cache"), c.String("mirror")); err != nil {
+			if errors.Is(err, drill.ErrTable) {
+				return exitcode.With(exitcode.BadRequest, err)
+			}
+			return exitcode.With(exitcode.NotReady, err)
+		}
+		if cases, err = chosen(c, table.Cases); err != nil {
+			return err
+		}
 	}
 	r, err := recipe.Load(c.Args().First(), append(c.StringSlice("set"), "source.ssm_parameter=/aws/service/debian/release/"+release.Version+"/latest/amd64")...)
 	if err != nil {
@@ -113,12 +129,27 @@ func drillAction(c *cli.Context) error {
 	return printDrill(c, release.Name, results)
 }
 
-// drillCases are the cases that --case asks for.
-func drillCases(c *cli.Context) ([]drill.Case, error) {
+// drillCases are the cases that --payloads and --case ask for. Those of a
+// table have no payload yet.
+func drillCases(c *cli.Context) ([]drill.Case, *drill.Table, error) {
+	if file := c.String("payloads"); file != "" {
+		table, err := drill.ReadTable(file)
+		if err != nil {
+			return nil, nil, exitcode.With(exitcode.BadRequest, err)
+		}
+		cases, err := chosen(c, table.Cases)
+		return cases, table, err
+	}
 	all, err := drill.Cases()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	cases, err := chosen(c, all)
+	return cases, nil, err
+}
+
+// chosen are the cases that --case asks for.
+func chosen(c *cli.Context, all []drill.Case) ([]drill.Case, error) {
 	patterns := c.StringSlice("case")
 	if len(patterns) == 0 {
 		return all, nil
