@@ -5,6 +5,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/lecafe/lecafe/agent/report"
@@ -147,7 +148,9 @@ func (j *judge) disabled() {
 // ('scripts_user', RuntimeError('Runparts: 1 failures (part-001) in 1 attempted commands'))
 var (
 	moduleError = regexp.MustCompile(`^\('([\w-]+)', (.*)\)$`)
-	runparts    = regexp.MustCompile(`Runparts: \d+ failures \(([^)]*)\)`)
+	// ProcessExecutionError("Unexpected error while running command.\nCommand: ['/bin/sh', 'x']\nExit code: 1\nReason: -
+	processError = regexp.MustCompile(`^ProcessExecutionError\(.*?(?:\\n|\n)Command: (.*?)(?:\\n|\n)Exit code: (-?\d+)`)
+	runparts     = regexp.MustCompile(`Runparts: \d+ failures \(([^)]*)\)`)
 )
 
 // scriptModules run the parts of the payload that are scripts.
@@ -165,6 +168,12 @@ func (j *judge) modules() {
 				name := strings.ReplaceAll(m[1], "-", "_")
 				c.Code, c.Command = report.CodeModuleFailed, ""
 				c.Message = sentence(fmt.Sprintf("cloud-init's module %s failed: %s", name, first(m[2], 200)))
+				if p := processError.FindStringSubmatch(m[2]); p != nil {
+					if n, err := strconv.Atoi(p[2]); err == nil {
+						c.Command, c.ExitCode = p[1], &n
+						c.Message = fmt.Sprintf("cloud-init's module %s failed%s.", name, where(c))
+					}
+				}
 				c.Fix = fmt.Sprintf("Look at what the user data asks of %s, and in /var/log/cloud-init.log at its traceback.", name)
 				if name == "package_update_upgrade_install" {
 					c.Code = report.CodePackageFailed
@@ -242,17 +251,32 @@ func (j *judge) cloudUnits() {
 		if !cloudUnit(u.Name) || u.Active != "failed" {
 			continue
 		}
-		stage := unitStages[u.Name]
 		explained := slices.ContainsFunc(j.causes, func(c report.Cause) bool { return c.Severity == report.SeverityFailure })
-		if explained {
+		if explained || j.follows(u) {
 			continue
 		}
 		j.add(report.Cause{
-			Stage: stage, Code: report.CodeCloudInitError, Unit: u.Name,
+			Stage: unitStages[u.Name], Code: report.CodeCloudInitError, Unit: u.Name,
 			Message: sentence(fmt.Sprintf("cloud-init's unit %s failed (%s %d)", u.Name, u.Result, u.Code)),
 			Fix:     "journalctl -u " + u.Name + " says more.", Output: j.ev.LogTail,
 		})
 	}
+}
+
+// follows says that a unit failed because of something that is judged by
+// itself: cloud-init ends with an error code after a script or module that
+// failed. The unit then weighs as much as the settings let that weigh. A
+// process that was killed says nothing of the kind.
+func (j *judge) follows(u Unit) bool {
+	if u.Result != "exit-code" {
+		return false
+	}
+	for i, s := range j.ev.CloudInit.Stages {
+		if len(s.Errors) > 0 && (u.Name == mainUnit || stageModes[i].stage == unitStages[u.Name]) {
+			return true
+		}
+	}
+	return false
 }
 
 func (j *judge) troubles(late bool) {

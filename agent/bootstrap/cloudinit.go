@@ -46,6 +46,9 @@ func readCloudInit(root string, booted time.Time) CloudInit {
 	result, _ := os.ReadFile(filepath.Join(root, resultFile))
 	c.readResult(result)
 	c.readLog(tailBytes(filepath.Join(root, logFile), maxLog))
+	if c.Ended() {
+		c.Modules = readModules(root)
+	}
 	return c
 }
 

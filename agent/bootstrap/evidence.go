@@ -48,6 +48,18 @@ type Payload struct {
 	Findings []Finding
 	Scripts  []string // names of the script parts that have to run
 	Exits    []Exit   // where they end by themselves
+	Lasts    []Last   // what they end with otherwise
+	Keys     []Key    // of cloud-configs
+}
+
+// Last is the statement that a shell script ends with, where its exit code
+// would be the script's.
+type Last struct {
+	File    string
+	Line    int
+	Command string
+	List    bool // && or ||: a failure in it is not trapped
+	Trapped bool // bash runs it: other failures are
 }
 
 // Exit is a statement `exit N` of a script part.
@@ -82,8 +94,9 @@ type CloudInit struct {
 	Errors     []string       // ERROR and CRITICAL lines, and recoverable_errors of that level
 	Failures   []ExecFailure  // commands that failed, as its log has them
 	Ran        map[string]bool
-	Skipped    []string // modules that "already ran"
-	Debug      bool     // its log has DEBUG lines, so that what is missing there did not happen
+	Skipped    []string        // modules that "already ran"
+	Modules    map[string]bool // that it runs, with underscores; nil where that is not known; read once it has ended
+	Debug      bool            // its log has DEBUG lines, so that what is missing there did not happen
 }
 
 // StageRecord is one stage in status.json. Start and Finish are zero where the

@@ -63,6 +63,7 @@ func Judge(ev Evidence, o Options) Judgement {
 
 	j.settings()
 	j.payload()
+	j.unread()
 	j.interrupted()
 	j.datasource()
 	j.disabled()
@@ -88,9 +89,10 @@ func Judge(ev Evidence, o Options) Judgement {
 }
 
 type judge struct {
-	ev     Evidence
-	o      Options
-	causes []report.Cause
+	ev      Evidence
+	o       Options
+	causes  []report.Cause
+	ignored []report.Cause // by the settings
 }
 
 // add takes a cause in, with the severity that the settings, the cause itself
@@ -109,9 +111,10 @@ func (j *judge) add(c report.Cause) {
 	case "degraded":
 		c.Severity = report.SeverityDegraded
 	case "ignore":
-		return
+		c.Severity = ""
 	}
 	if c.Severity == "" {
+		j.ignored = append(j.ignored, c)
 		return
 	}
 	j.causes = append(j.causes, c)

@@ -509,6 +509,87 @@ var cases = map[string]func(t *testing.T) *boot{
 		b.opts.Severity = map[string]string{"script_command_failed": "ignore"}
 		return b
 	},
+	"severity-script-exit": func(t *testing.T) *boot {
+		b := newBoot(t, "22.4.2", "#!/bin/sh\nexit 4\n").failed("part-001", "4", "-")
+		b.opts.Severity = map[string]string{"script_exit": "degraded"}
+		return b
+	},
+	"severity-script-exit-25.1": func(t *testing.T) *boot {
+		b := newBoot(t, "25.1.4", "#!/bin/sh\nexit 4\n").failed("part-001", "4", "-")
+		b.unit("cloud-init-main.service", "failed").Result = "exit-code"
+		b.opts.Severity = map[string]string{"script_exit": "degraded"}
+		return b
+	},
+	"severity-script-exit-ignored": func(t *testing.T) *boot {
+		b := newBoot(t, "22.4.2", "#!/bin/sh\nexit 4\n").failed("part-001", "4", "-")
+		b.opts.Severity = map[string]string{"script_exit": "ignore"}
+		return b
+	},
+	"severity-module": func(t *testing.T) *boot {
+		b := newBoot(t, "22.4.2", "#cloud-config\nntp: {enabled: true}\n")
+		b.stages[modulesConfig].errors = []string{"('ntp', RuntimeError('no client'))"}
+		b.unit("cloud-config.service", "failed").Result = "exit-code"
+		b.opts.Severity = map[string]string{"cloud_init_module_failed": "degraded"}
+		return b
+	},
+	"severity-script-exit-and-killed": func(t *testing.T) *boot {
+		b := newBoot(t, "22.4.2", "#!/bin/sh\nexit 4\n").failed("part-001", "4", "-")
+		b.unit("cloud-final.service", "failed").Result = "oom-kill"
+		b.opts.Severity = map[string]string{"script_exit": "degraded"}
+		return b
+	},
+	"unit-failed-unexplained": func(t *testing.T) *boot {
+		b := newBoot(t, "22.4.2", good).run("part-001")
+		b.unit("cloud-config.service", "failed").Result = "exit-code"
+		return b
+	},
+	"key-unread": func(t *testing.T) *boot {
+		b := newBoot(t, "22.4.2", "#cloud-config\nruncmd:\n  - [ls, /]\nyum_repos:\n  extras: {baseurl: http://x/}\n").run("runcmd")
+		b.write("etc/cloud/cloud.cfg", "cloud_config_modules:\n - runcmd\n - [yum-add-repo, always]\ncloud_final_modules:\n - scripts-user\n")
+		b.write("etc/cloud/cloud.cfg.d/20_ours.cfg", "cloud_config_modules: [runcmd]\n")
+		return b
+	},
+	"key-read": func(t *testing.T) *boot {
+		b := newBoot(t, "25.1.4", "#cloud-config\nruncmd:\n  - [ls, /]\nubuntu_advantage: {}\nca-certs: {}\nyum_repos:\n  extras: {baseurl: http://x/}\n").run("runcmd")
+		b.write("etc/cloud/cloud.cfg", "cloud_config_modules:\n - runcmd\n - ca_certs\n - ubuntu_pro\n - [yum-add-repo, always]\n")
+		return b
+	},
+	"key-read-modules-of-its-own": func(t *testing.T) *boot {
+		b := newBoot(t, "22.4.2", "#cloud-config\ncloud_config_modules: [yum-add-repo]\nyum_repos:\n  extras: {baseurl: http://x/}\n")
+		b.write("etc/cloud/cloud.cfg", "cloud_config_modules:\n - runcmd\n")
+		return b
+	},
+	"key-twice": func(t *testing.T) *boot {
+		return newBoot(t, "22.4.2", "#cloud-config\npackages: [jq]\nruncmd:\n  - [ls, /]\npackages: [curl]\n").run("runcmd")
+	},
+	"module-command": func(t *testing.T) *boot {
+		b := newBoot(t, "22.4.2", "#cloud-config\nbootcmd:\n  - mkfs /dev/vdb\n")
+		b.stages[network].errors = []string{`('bootcmd', ProcessExecutionError("Unexpected error while running command.\nCommand: ['/bin/sh', '/run/x.sh']\nExit code: 8\nReason: -\nStdout: -\nStderr: -"))`}
+		b.unit("cloud-init.service", "failed").Result = "exit-code"
+		return b
+	},
+	"sh-source-missing": func(t *testing.T) *boot {
+		return newBoot(t, "22.4.2", "#!/bin/sh\n\n. /etc/no/such\necho $A\n").failed("part-001", "2", "-").
+			output("/var/lib/cloud/instance/scripts/part-001: 3: .: cannot open /etc/no/such: No such file\n")
+	},
+	"sh-command-missing": func(t *testing.T) *boot {
+		return newBoot(t, "22.4.2", "#!/bin/sh\nyum -y install x\nexpr 1\nsetenforce 0\n").failed("part-001", "127", "-").
+			output("/var/lib/cloud/instance/scripts/part-001: 2: yum: not found\n/var/lib/cloud/instance/scripts/part-001: 4: setenforce: not found\n")
+	},
+	"sh-last": func(t *testing.T) *boot {
+		return newBoot(t, "22.4.2", "#!/bin/sh\nyum -y install x\nls /\ngrep x /y\n").failed("part-001", "1", "-").
+			output("/var/lib/cloud/instance/scripts/part-001: 2: yum: not found\n")
+	},
+	"sh-errexit": func(t *testing.T) *boot {
+		return newBoot(t, "22.4.2", "#!/bin/sh\nset -e\ngrep x /y\ngrep x /z\n").failed("part-001", "1", "-")
+	},
+	"sh-variable-exit": func(t *testing.T) *boot {
+		return newBoot(t, "22.4.2", "#!/bin/sh\ngrep x /y || exit $?\ngrep x /z\n").failed("part-001", "1", "-")
+	},
+	"bash-last-list": func(t *testing.T) *boot {
+		return newBoot(t, "22.4.2", "#!/bin/bash\nservice docker stop\n[ -f /etc/init/docker.conf ] && echo manual\n").failed("part-001", "1", "-").
+			trap("part-001", 2, 5, "service docker stop", false, false)
+	},
 	"settings-invalid": func(t *testing.T) *boot {
 		b := newBoot(t, "22.4.2", "#!/bin/bash\nset -e\necho a\n"+settings.UserDataBegin+"\nreprot: {}\n"+settings.UserDataEnd+"\n").run("part-001")
 		src, ok, err := settings.SourceFromUserData(b.payload)

@@ -30,9 +30,19 @@ func ReadPayload(data []byte) Payload {
 	p.Format = parsed.Format
 	for _, part := range parsed.Scripts() {
 		p.Scripts = append(p.Scripts, part.ScriptName())
-		p.Exits = append(p.Exits, exits(part)...)
+		exits, last := ends(part)
+		p.Exits = append(p.Exits, exits...)
+		if last != nil {
+			p.Lasts = append(p.Lasts, *last)
+		}
 	}
+	p.Keys = topKeys(parsed)
 	for _, f := range userdata.Lint(data, userdata.Options{}) {
+		// Before launch a key that stands there twice may be meant. Here it is
+		// part of what was asked for and did not happen.
+		if f.Rule == "duplicate-key" {
+			f.Code = report.CodeUserDataInvalidYAML
+		}
 		if f.Code == "" {
 			continue
 		}
@@ -49,27 +59,77 @@ func ReadPayload(data []byte) Payload {
 	return p
 }
 
-// exits finds the statements `exit N` of a shell script.
-func exits(part *userdata.Part) []Exit {
+// ends finds the statements `exit N` of a shell script, and its last one.
+func ends(part *userdata.Part) ([]Exit, *Last) {
 	first, _, _ := bytes.Cut(part.Body, []byte("\n"))
 	if !bytes.HasPrefix(first, []byte("#!")) || !bytes.Contains(first, []byte("sh")) || len(part.Body) > 1<<20 {
-		return nil
+		return nil, nil
 	}
 	f, err := syntax.NewParser(syntax.Variant(syntax.LangBash)).Parse(bytes.NewReader(part.Body), "")
 	if err != nil {
-		return nil
+		return nil, nil
 	}
 	var out []Exit
+	open := false // it may end elsewhere, with any code
+	errexit := bytes.Contains(first, []byte(" -")) && bytes.Contains(first, []byte("e"))
 	syntax.Walk(f, func(n syntax.Node) bool {
 		call, ok := n.(*syntax.CallExpr)
-		if !ok || len(call.Args) != 2 || call.Args[0].Lit() != "exit" {
+		if !ok || len(call.Args) == 0 {
 			return true
 		}
-		code, err := strconv.Atoi(call.Args[1].Lit())
+		if call.Args[0].Lit() == "set" {
+			for _, a := range call.Args[1:] {
+				errexit = errexit || a.Lit() == "errexit" || strings.HasPrefix(a.Lit(), "-") && strings.Contains(a.Lit(), "e")
+			}
+		}
+		if name := call.Args[0].Lit(); name != "exit" {
+			open = open || name == "exec" && len(call.Args) > 1
+			return true
+		}
+		code, err := -1, error(nil)
+		if len(call.Args) == 2 {
+			code, err = strconv.Atoi(call.Args[1].Lit())
+		}
+		open = open || err != nil || code < 0
 		if err == nil && code > 0 {
 			out = append(out, Exit{File: part.ScriptName(), Line: int(call.Pos().Line()) + part.Skip, Code: code & 255, Command: "exit " + strconv.Itoa(code)})
 		}
 		return true
 	})
-	return out
+	if open {
+		return out, nil
+	}
+	return out, last(f, part, bytes.Contains(first, []byte("bash")), errexit)
+}
+
+// last describes the last statement of a script, nil where its exit code need
+// not be what a failed script ended with: with errexit another than a list
+// ends a script earlier, and a compound statement has many ends.
+func last(f *syntax.File, part *userdata.Part, bash, errexit bool) *Last {
+	if len(f.Stmts) == 0 {
+		return nil
+	}
+	stmt := f.Stmts[len(f.Stmts)-1]
+	if stmt.Background || stmt.Negated {
+		return nil
+	}
+	l := &Last{File: part.ScriptName(), Line: int(stmt.Pos().Line()) + part.Skip, Trapped: bash}
+	switch c := stmt.Cmd.(type) {
+	case *syntax.BinaryCmd:
+		l.List = c.Op == syntax.AndStmt || c.Op == syntax.OrStmt
+		if !l.List && errexit {
+			return nil
+		}
+	case *syntax.CallExpr:
+		if errexit {
+			return nil
+		}
+	default:
+		return nil
+	}
+	var b bytes.Buffer
+	if err := syntax.NewPrinter(syntax.SingleLine(true)).Print(&b, stmt.Cmd); err == nil {
+		l.Command, _, _ = strings.Cut(b.String(), "\n")
+	}
+	return l
 }

@@ -55,6 +55,8 @@ func (j *judge) script(stage report.StageName, name string) {
 		}
 	} else if x := j.exit(name, c.ExitCode); x != nil {
 		c.Line, c.Command = x.Line, x.Command
+	} else if !j.complaint(&c) {
+		j.lastStatement(&c)
 	}
 	switch {
 	case reason != "" && c.ExitCode == nil:
@@ -70,10 +72,74 @@ func (j *judge) script(stage report.StageName, name string) {
 		c.Code = report.CodeRuncmdFailed
 		c.Message = "A command of runcmd failed" + where(c) + "."
 		c.Fix = "Make the command work, or handle its failure in the item."
-	default:
+	case c.Message == "":
 		c.Message = fmt.Sprintf("The script %s failed%s.", name, where(c))
 	}
 	j.add(c)
+}
+
+// dash: /var/lib/cloud/instance/scripts/part-001: 15: setenforce: not found
+// bash: /var/lib/cloud/instance/scripts/part-001: line 15: setenforce: command not found
+var complaintLine = regexp.MustCompile(`/scripts/([^:/\s]+): (?:line )?(\d+): (.*)$`)
+
+// complaint finds the line on which the shell says why it ended, of shells
+// that no trap is set in: a command that is not there or may not be run, or,
+// with 2, a special builtin's error (dash ends where a file to source is
+// missing). The last word counts, and only where it fits the exit code.
+func (j *judge) complaint(c *report.Cause) bool {
+	if c.ExitCode == nil {
+		return false
+	}
+	for _, l := range slices.Backward(j.ev.Said) {
+		m := complaintLine.FindStringSubmatch(l)
+		if m == nil || m[1] != c.File {
+			continue
+		}
+		missing, denied := strings.HasSuffix(m[3], "not found"), strings.HasSuffix(strings.ToLower(m[3]), "permission denied")
+		switch *c.ExitCode {
+		case 127:
+			if !missing {
+				return false
+			}
+		case 126:
+			if !denied {
+				return false
+			}
+		case 2:
+			if missing || denied || syntaxLine.MatchString(l) || fatalLine.MatchString(l) {
+				return false
+			}
+		default:
+			return false
+		}
+		c.Line, _ = strconv.Atoi(m[2])
+		c.Message = sentence(fmt.Sprintf("the script %s failed%s: %s", c.File, where(*c), first(report.Redact(m[3]), 150)))
+		return true
+	}
+	return false
+}
+
+// lastStatement names the statement that a script ended with, where no other
+// can have ended it: in bash the trap has every failure but those in lists
+// such as `[ -f x ] && y`; in other shells it is the last one unless errexit
+// is set.
+func (j *judge) lastStatement(c *report.Cause) {
+	if c.ExitCode == nil || *c.ExitCode <= 0 || *c.ExitCode > 125 || *c.ExitCode == 2 {
+		return // a shell's own errors, and signals, can end it anywhere
+	}
+	// The shell's own word, where it has one, is about another line.
+	if slices.ContainsFunc(j.ev.Said, func(l string) bool { m := fatalLine.FindStringSubmatch(l); return m != nil && m[1] == c.File }) {
+		return
+	}
+	// One of several `exit N`, and nobody knows which.
+	if slices.ContainsFunc(j.ev.Payload.Exits, func(x Exit) bool { return x.File == c.File && x.Code == *c.ExitCode }) {
+		return
+	}
+	for _, l := range j.ev.Payload.Lasts {
+		if l.File == c.File && (l.List || !l.Trapped) {
+			c.Line, c.Command = l.Line, l.Command
+		}
+	}
 }
 
 // where says exit code, line and command as far as they are known.
