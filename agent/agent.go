@@ -36,6 +36,7 @@ type Options struct {
 	Notify       func(state State)      // told of every change of state; may be nil
 	Reload       <-chan os.Signal       // SIGHUP: ask S3 for the config at once
 	Now          func() bootstrap.Clock // the clocks; bootstrap.Now where nil
+	MarkAfter    time.Duration          // how long a stage lasts before it is told in S3; 5s where 0
 }
 
 // Systemd is what the agent asks of the service manager.
@@ -49,13 +50,15 @@ type Systemd interface {
 
 // Agent runs on one instance. Make it with New.
 type Agent struct {
-	o       Options
-	log     *slog.Logger
-	systemd Systemd
-	console *sinks.Console
-	outbox  *sinks.Outbox
-	changed chan struct{} // wakes the observer
-	looked  chan struct{} // the observer has looked: progress for the watchdog
+	o        Options
+	log      *slog.Logger
+	systemd  Systemd
+	console  *sinks.Console
+	outbox   *sinks.Outbox
+	changed  chan struct{} // wakes the observer
+	advanced chan struct{} // wakes the marks
+	reported chan struct{} // S3 has the bootstrap's report
+	looked   chan struct{} // the observer has looked: progress for the watchdog
 
 	mu       sync.Mutex
 	memory   bootstrap.Memory
@@ -76,7 +79,9 @@ type facts struct {
 	sender    string
 	awsWorks  bool // some AWS call was answered
 	checks    []bootstrap.Check
-	cloudInit bool // has ended
+	cloudInit bool             // has ended
+	stage     report.StageName // that holds the verdict up
+	marked    report.StageName // by an earlier run of the agent
 }
 
 // New opens the agent's state. It asks nothing of the network.
@@ -94,7 +99,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		o.Now = bootstrap.Now
 	}
 	a := &Agent{
-		o: o, log: o.Log, systemd: o.Systemd, changed: make(chan struct{}, 1), looked: make(chan struct{}, 1),
+		o: o, log: o.Log, systemd: o.Systemd, changed: make(chan struct{}, 1), looked: make(chan struct{}, 1), advanced: make(chan struct{}, 1), reported: make(chan struct{}, 1),
 		troubles: map[string]bootstrap.Trouble{}, lastSaid: map[string]string{},
 	}
 	a.facts.started = time.Now()
@@ -125,6 +130,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if a.memory, err = bootstrap.LoadMemory(a.stateDir()); err != nil {
 		a.log.Error("the bootstrap's memory cannot be read; it is judged again", "error", err)
 	}
+	a.facts.marked = a.memory.Stage
 	id, err := os.ReadFile(filepath.Join(o.Root, "proc/sys/kernel/random/boot_id"))
 	if err != nil {
 		a.log.Warn("no boot ID", "error", err)

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -44,6 +45,8 @@ type box struct {
 	calls *counter
 
 	uptime atomic.Int64 // of the instance, in nanoseconds
+
+	markAfter time.Duration // how long a stage lasts before it is told; long where 0
 
 	stop context.CancelFunc
 	done chan error
@@ -159,7 +162,7 @@ func (b *box) start() {
 	b.t.Helper()
 	ctx, stop := context.WithCancel(b.t.Context())
 	b.stop, b.done = stop, make(chan error, 1)
-	a, err := agent.New(ctx, agent.Options{Root: b.root, IMDSEndpoint: b.meta.URL, Console: filepath.Join(b.root, "dev/console"), Systemd: noUnits{}, Now: b.now})
+	a, err := agent.New(ctx, agent.Options{Root: b.root, IMDSEndpoint: b.meta.URL, Console: filepath.Join(b.root, "dev/console"), Systemd: noUnits{}, Now: b.now, MarkAfter: cmp.Or(b.markAfter, time.Hour)})
 	if err != nil {
 		stop()
 		b.t.Fatal(err)

@@ -100,6 +100,7 @@ func (a *Agent) identify(ctx context.Context) {
 	go a.queue(ctx, cfg, s.Orders.Queue)
 	go a.configs(ctx, cfg, s)
 	a.sender(ctx, cfg, inst.ID)
+	a.marks(ctx, cfg, s)
 	<-ctx.Done()
 }
 
@@ -416,7 +417,7 @@ func (a *Agent) configs(ctx context.Context, cfg aws.Config, s settings.Settings
 func (a *Agent) awsSinks(cfg aws.Config, s settings.Settings, meta *imds.Client) []sinks.Sink {
 	var out []sinks.Sink
 	if b := s.Report.S3.Bucket; b != "" {
-		out = append(out, sinks.S3{Put: instance.S3(cfg, s.Report.S3.Region).PutObject, Bucket: b, Prefix: s.Report.S3.Prefix})
+		out = append(out, sinks.S3{Put: instance.S3(cfg, s.Report.S3.Region).PutObject, Bucket: b, Prefix: s.Report.S3.Prefix, Arrived: a.arrived})
 	}
 	if q := s.Report.SQS.Queue; q != "" {
 		client := sqs.NewFromConfig(cfg)

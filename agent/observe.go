@@ -154,6 +154,7 @@ func (a *Agent) progress(ctx context.Context, j bootstrap.Judgement, ev bootstra
 		}
 		a.heartbeat(ctx)
 	}
+	a.moved(stageNow(j, ev))
 	a.publish()
 }
 
@@ -206,6 +207,7 @@ func (a *Agent) verdict(j bootstrap.Judgement, ev bootstrap.Evidence) {
 	a.mu.Unlock()
 	a.complete(r)
 	a.enqueue(r)
+	a.keepReport(r)
 	a.mu.Lock()
 	a.memory.Judged, a.memory.Verdict, a.memory.ReportID = true, r.Verdict, r.ID
 	a.memory.BootID = a.facts.bootID

@@ -57,6 +57,38 @@ func ReadState(root string) (State, error) {
 	return s, nil
 }
 
+// ReportPath is where the report of the bootstrap stays, below root, whether
+// it has arrived anywhere or not.
+func ReportPath(root string) string {
+	return filepath.Join(root, settings.StateDir, "report.json")
+}
+
+// ReadReport reads the report of the bootstrap. The error is fs.ErrNotExist
+// while there is none.
+func ReadReport(root string) (*report.Report, error) {
+	b, err := os.ReadFile(ReportPath(root))
+	if err != nil {
+		return nil, fmt.Errorf("read the bootstrap's report: %w", err)
+	}
+	r, err := report.Decode(b)
+	if err != nil {
+		return nil, fmt.Errorf("read the bootstrap's report: %w", err)
+	}
+	return r, nil
+}
+
+// keepReport leaves the report where whoever has the instance, and no sink,
+// finds it. That it cannot be kept keeps it from nobody else.
+func (a *Agent) keepReport(r *report.Report) {
+	doc, err := report.Encode(r)
+	if err == nil {
+		err = atomicfile.WriteFile(ReportPath(a.o.Root), append(doc, '\n'), 0o600)
+	}
+	if err != nil {
+		a.log.Error("the report cannot be kept", "report", r.ID, "error", err)
+	}
+}
+
 // publish writes the state for others to read.
 func (a *Agent) publish() {
 	a.mu.Lock()
@@ -96,6 +128,7 @@ func (a *Agent) setJudged() {
 	a.mu.Lock()
 	a.state.Judged = true
 	a.mu.Unlock()
+	a.moved("")
 	a.publish()
 }
 

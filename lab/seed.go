@@ -38,6 +38,7 @@ const appPolicy = `{
     {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::lecafe-assets/app/*"},
     {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::lecafe-assets"},
     {"Effect": "Allow", "Action": "s3:PutObject", "Resource": ["arn:aws:s3:::lecafe-reports/${aws:userid}/*", "arn:aws:s3:::lecafe-reports/*/${aws:userid}/*"]},
+    {"Effect": "Allow", "Action": "s3:DeleteObject", "Resource": ["arn:aws:s3:::lecafe-reports/${aws:userid}/progress/*", "arn:aws:s3:::lecafe-reports/*/${aws:userid}/progress/*"]},
     {"Effect": "Allow", "Action": ["sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"], "Resource": ["arn:aws:sqs:*:*:lecafe-orders", "arn:aws:sqs:*:*:lecafe-reports"]},
     {"Effect": "Allow", "Action": ["autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"], "Resource": "*"}
   ]

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/agent/settings"
 	"github.com/lecafe/lecafe/bake/manifest"
 	"github.com/lecafe/lecafe/bake/recipe"
@@ -111,7 +112,9 @@ func Agent(w Where, s settings.Settings, group string) Document {
 	}
 	if s.Report.S3.Bucket != "" {
 		prefix := strings.Trim(cmp.Or(s.Report.S3.Prefix, "lecafe-reports"), "/")
-		out = append(out, Statement{Sid: "WriteOwnReports", Action: []string{"s3:PutObject"}, Resource: []string{w.s3(s.Report.S3.Bucket + "/" + prefix + "/${aws:userid}/*")}})
+		out = append(out, Statement{Sid: "WriteOwnReports", Action: []string{"s3:PutObject"}, Resource: []string{w.s3(s.Report.S3.Bucket + "/" + prefix + "/${aws:userid}/*")}},
+			// How far a boot is goes once its report is there.
+			Statement{Sid: "ClearOwnProgress", Action: []string{"s3:DeleteObject"}, Resource: []string{w.s3(s.Report.S3.Bucket + "/" + prefix + "/${aws:userid}/" + report.MarkDir + "/*")}})
 	}
 	if s.Report.SQS.Queue != "" {
 		out = append(out, Statement{Sid: "SendReports", Action: []string{"sqs:GetQueueUrl", "sqs:SendMessage"}, Resource: []string{w.arn("sqs", queueName(s.Report.SQS.Queue))}})

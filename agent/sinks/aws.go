@@ -30,6 +30,7 @@ type putObject func(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (
 type S3 struct {
 	Put            putObject
 	Bucket, Prefix string
+	Arrived        func(*report.Report) // told of each that is there; may be nil
 }
 
 // Name is NameS3.
@@ -49,6 +50,9 @@ func (s S3) Send(ctx context.Context, r *report.Report) error {
 	})
 	switch {
 	case err == nil, httpStatus(err) == http.StatusPreconditionFailed:
+		if s.Arrived != nil {
+			s.Arrived(r)
+		}
 		return nil
 	case code(err) == "NoSuchBucket":
 		return describe("s3://"+s.Bucket, err, "create the bucket or correct report.s3.bucket")

@@ -33,7 +33,7 @@ func (b *agentBench) reportOf(id, what string, match func(*report.Report) bool) 
 	seen := map[string]bool{}
 	eventually(b.t, what, func() bool {
 		for _, k := range b.cloud.S3.Objects("reports", "") {
-			if !strings.Contains(k, ":"+id+"/") || seen[k] {
+			if !strings.Contains(k, ":"+id+"/") || !strings.HasSuffix(k, ".json") || seen[k] {
 				continue
 			}
 			seen[k] = true

@@ -111,7 +111,7 @@ func (b *agentBench) report(id string) *report.Report {
 	var key string
 	eventually(b.t, "report of "+id, func() bool {
 		for _, k := range b.cloud.S3.Objects("reports", "") {
-			if strings.Contains(k, ":"+id+"/") {
+			if strings.Contains(k, ":"+id+"/") && strings.HasSuffix(k, ".json") {
 				key = k
 				return true
 			}
