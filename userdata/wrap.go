@@ -85,10 +85,11 @@ func Wrap(in WrapInput) ([]byte, error) {
 			return nil, fmt.Errorf("wrap user data: part %s has a Merge-Type header, which is not kept; write merge_how into the cloud-config instead", p.Name)
 		}
 		body := p.Body
+		if p.Kind == KindScript {
+			body = watch(p)
+		}
 		if p.Jinja {
 			body = append([]byte("## template: jinja\n"), body...)
-		} else if p.Kind == KindScript {
-			body = watch(p)
 		}
 		// The names stay, which scripts are run by and reports speak of.
 		parts = append(parts, outPart{name: p.Name, mime: mime, body: body})
@@ -112,6 +113,9 @@ func watch(p *Part) []byte {
 	case "bash":
 		return trap.Preload(body, trap.LibraryPath)
 	case "sh", "dash":
+		if p.Jinja {
+			return body // what it will be is not known yet
+		}
 		if out, err := trap.Instrument(body, p.ScriptPath(), trap.RecordsDir); err == nil {
 			return out
 		}
@@ -147,9 +151,16 @@ func installHook(in WrapInput) ([]byte, error) {
 	file(&b, trap.LibraryPath, uncommented(trap.Library))
 	file(&b, "/usr/lib/lecafe/fetch.py", uncommented(fetchProgram))
 	file(&b, "/usr/lib/lecafe/agent.json", string(spec)+"\n")
-	// Not waited for: cloud-init's own unit is part of what it is ordered after.
+	// The boothook does not wait for it, cloud-final does: the agent makes a
+	// check of each statement of runcmd just before that executes it. The order
+	// holds although cloud-final's job is queued already; it is only an order,
+	// so that a failure keeps nothing from running, and it ends with the time
+	// given. Without the default dependencies the unit itself waits for nothing
+	// of the boot, and so not for anything that waits for cloud-final.
 	b.WriteString("systemd-run --no-block --unit=lecafe-install --description='Fetch and start lecafe-agent' " +
-		"python3 /usr/lib/lecafe/fetch.py install /usr/lib/lecafe/agent.json\n")
+		"-p Type=oneshot -p DefaultDependencies=no -p Before=cloud-final.service -p TimeoutStartSec=75 " +
+		"-p Conflicts=shutdown.target -p Before=shutdown.target " +
+		"\"$(command -v python3 || echo /usr/libexec/platform-python)\" /usr/lib/lecafe/fetch.py install /usr/lib/lecafe/agent.json\n")
 	return b.Bytes(), nil
 }
 
