@@ -69,6 +69,7 @@ func (a *Agent) identify(ctx context.Context) {
 	a.mu.Lock()
 	s := a.facts.settings
 	a.mu.Unlock()
+	go a.ordersGroup(ctx, s.Orders.Group)
 	var pumps []sinks.Sink
 	if s.Report.Webhook.URL != "" {
 		pumps = append(pumps, sinks.Webhook{Client: webhookClient(s.AWS), URL: s.Report.Webhook.URL})
@@ -401,7 +402,7 @@ func (a *Agent) queue(ctx context.Context, cfg aws.Config, queue string) {
 func (a *Agent) configs(ctx context.Context, cfg aws.Config, s settings.Settings) {
 	client := instance.S3(cfg, "")
 	for i, o := range s.Config {
-		c, err := config.New(o, config.Options{Get: client.GetObject, Units: a.configUnits(), Ready: a.ready, Dir: filepath.Join(a.stateDir(), "config"), Root: a.o.Root, Log: a.log})
+		c, err := config.New(o, config.Options{Get: client.GetObject, List: client.ListObjectsV2, Units: a.configUnits(), Ready: a.ready, Dir: filepath.Join(a.stateDir(), "config"), Root: a.o.Root, Log: a.log})
 		if err != nil {
 			a.trouble("config "+o.Path, &report.Cause{Stage: report.StageConfig, Code: report.CodeConfigInvalid, File: o.Path, Message: "The config's store cannot be opened: " + err.Error() + "."}, true)
 			continue

@@ -65,7 +65,10 @@ type Installation struct {
 	Root   string // "/" or the root directory of an image
 	Binary string // the agent's program; the one at its place already stays
 	Trap   string // the trap's library; empty installs no trap
-	Extra  []File
+	// Group may post orders; empty is DefaultGroup. Where it does not exist it is
+	// made: a socket of a group that is unknown would not come up.
+	Group string
+	Extra []File
 }
 
 // Install writes program, units, drop-ins and directories below i.Root, makes
@@ -108,6 +111,18 @@ func Install(i Installation) error {
 			out = append(out, File{"/" + unitDir + "/" + u + ".d/50-lecafe-trap.conf", dropIn, 0o644})
 		}
 	}
+	if g := i.Group; g != "" && g != DefaultGroup {
+		out = append(out, File{"/" + unitDir + "/" + groupDropIn, groupConf(g), 0o644})
+		if !numeric(g) {
+			out = append(out, File{"/" + sysusersDir + "/" + groupSysusers, []byte("# The group that may post orders (orders.group).\ng " + g + " -\n"), 0o644})
+		}
+	} else {
+		for _, path := range []string{unitDir + "/" + groupDropIn, sysusersDir + "/" + groupSysusers} {
+			if err := os.Remove(filepath.Join(i.Root, path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("install: %w", err)
+			}
+		}
+	}
 	for _, f := range append(out, i.Extra...) {
 		if err := place(i.Root, f); err != nil {
 			return err
@@ -118,7 +133,10 @@ func Install(i Installation) error {
 			return err
 		}
 	}
-	return makeUser(i.Root)
+	if err := makeUser(i.Root); err != nil {
+		return err
+	}
+	return makeGroup(i.Root, i.Group)
 }
 
 func makeDir(path string, mode fs.FileMode) error {

@@ -127,11 +127,14 @@ func TestInstallMakesTheUser(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := systemd.Install(systemd.Installation{Root: root, Binary: program(t, "x")}); err != nil {
+		if err := systemd.Install(systemd.Installation{Root: root, Binary: program(t, "x"), Group: "baristas"}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	got := tree(t, root)
+	if n := strings.Count(got["etc/group"], "\nbaristas:"); n != 1 {
+		t.Errorf("group %q", got["etc/group"])
+	}
 	if n := strings.Count(got["etc/passwd"], "\nlecafe-orders:"); n != 1 || !strings.Contains(got["etc/group"], "lecafe-orders:") {
 		t.Errorf("passwd %q, group %q", got["etc/passwd"], got["etc/group"])
 	}
@@ -187,5 +190,44 @@ func TestUnitsVerify(t *testing.T) {
 			lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 			t.Errorf("%s is exposed more than %s tenths: %v\n%s", unit, limit, err, lines[len(lines)-1])
 		}
+	}
+}
+
+func TestInstallWithAGroup(t *testing.T) {
+	root := newRoot(t)
+	i := systemd.Installation{Root: root, Binary: program(t, "x"), Group: "baristas"}
+	dropIn, users := "usr/lib/systemd/system/lecafe-orders.socket.d/50-lecafe-group.conf", "usr/lib/sysusers.d/lecafe-orders-group.conf"
+	if err := systemd.Install(i); err != nil {
+		t.Fatal(err)
+	}
+	got := tree(t, root)
+	if !strings.Contains(got[dropIn], "[Socket]\nSocketGroup=baristas\n") || !strings.Contains(got[users], "\ng baristas -\n") {
+		t.Errorf("%q, %q", got[dropIn], got[users])
+	}
+	if g := systemd.SocketGroup(root); g != "baristas" {
+		t.Errorf("group %q", g)
+	}
+	if err := systemd.SetSocketGroup(root, "cooks"); err != nil {
+		t.Fatal(err)
+	}
+	if g := systemd.SocketGroup(root); g != "cooks" {
+		t.Errorf("group of this boot %q", g)
+	}
+	if err := os.RemoveAll(filepath.Join(root, "run")); err != nil {
+		t.Fatal(err)
+	}
+	// A number needs no group to exist, and the default no drop-in.
+	for group, want := range map[string]string{"4711": "4711", "": "lecafe-orders", "lecafe-orders": "lecafe-orders"} {
+		i.Group = group
+		if err := systemd.Install(i); err != nil {
+			t.Fatal(err)
+		}
+		got := tree(t, root)
+		if g := systemd.SocketGroup(root); g != want || (got[dropIn] == "") != (want == "lecafe-orders") {
+			t.Errorf("installed with %q: %q, drop-in %q", group, g, got[dropIn])
+		}
+	}
+	if _, ok := tree(t, root)[users]; ok {
+		t.Error("the group of an earlier installation is made still")
 	}
 }

@@ -25,6 +25,11 @@ func (Notify) Status(format string, args ...any) error {
 	return send("STATUS=" + fmt.Sprintf(format, args...))
 }
 
+// Extend asks for so much more time to stop in than the unit says.
+func (Notify) Extend(d time.Duration) error {
+	return send(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds()))
+}
+
 // Watchdog returns how often Alive has to be called at least, 0 for never.
 func (Notify) Watchdog() (time.Duration, error) {
 	d, err := daemon.SdWatchdogEnabled(false)

@@ -1,5 +1,5 @@
-// Package config keeps the application's config files as S3 has them. It owns
-// generations: a new one is verified, checked by a command, put in place
+// Package config keeps the application's config files, and whole directories of
+// them, as S3 has them. It owns generations: a new one is verified, checked by a command, put in place
 // atomically and made known to the application's unit, and if any of that
 // fails the last good one comes back and the bad one is not tried again. It
 // writes the paths the settings name and its own state directory, nothing else.
@@ -23,7 +23,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
@@ -33,7 +32,10 @@ import (
 
 // getObject is a function and not an interface: in a program that links
 // text/template the linker keeps every method of a client held in one.
-type getObject func(context.Context, *s3.GetObjectInput, ...func(*s3.Options)) (*s3.GetObjectOutput, error)
+type (
+	getObject   func(context.Context, *s3.GetObjectInput, ...func(*s3.Options)) (*s3.GetObjectOutput, error)
+	listObjects func(context.Context, *s3.ListObjectsV2Input, ...func(*s3.Options)) (*s3.ListObjectsV2Output, error)
+)
 
 type units interface {
 	Run(ctx context.Context, argv []string, timeout time.Duration) error
@@ -47,15 +49,18 @@ const (
 	readyTimeout   = time.Minute
 )
 
-// Object keeps one object at its path. Make it with New.
+// Object keeps one object, or all below a prefix, at its path. Make it with New.
 type Object struct {
 	s     settings.Object
 	get   getObject
+	list  listObjects
 	units units // nil: no systemd, units are not told
 	// ready is asked after the unit was told: nil once the application works.
 	ready func(ctx context.Context, unit string) error
 	store store
 	log   *slog.Logger
+
+	refused string // ETag of what Sync said ErrInvalid of last
 
 	mu     sync.Mutex
 	status Status
@@ -69,6 +74,8 @@ type Status struct {
 	SHA256     string     `json:"sha256,omitempty"`
 	ETag       string     `json:"etag,omitempty"`
 	VersionID  string     `json:"version_id,omitempty"`
+	Files      int        `json:"files,omitempty"`    // of a directory
+	Checksum   string     `json:"checksum,omitempty"` // what was verified of it beside SHA-256
 	AppliedAt  *time.Time `json:"applied_at,omitempty"`
 	Fresh      bool       `json:"fresh"` // S3 has confirmed it since the agent started
 	Error      string     `json:"error,omitempty"`
@@ -77,6 +84,7 @@ type Status struct {
 // Options are what an Object needs besides its settings.
 type Options struct {
 	Get   getObject
+	List  listObjects // for directories alone
 	Units units
 	Ready func(ctx context.Context, unit string) error
 	Dir   string // state directory, /var/lib/lecafe/config
@@ -90,7 +98,10 @@ func New(s settings.Object, o Options) (*Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Object{s: s, get: o.Get, units: o.Units, ready: o.Ready, store: st, log: o.Log}
+	if s.Tree() && o.List == nil {
+		return nil, fmt.Errorf("keep %s: there is nothing to list it with", s.Source)
+	}
+	c := &Object{s: s, get: o.Get, list: o.List, units: o.Units, ready: o.Ready, store: st, log: o.Log}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -111,7 +122,7 @@ func (c *Object) show(err error, fresh bool) {
 	r := c.store.record
 	c.status = Status{
 		Source: c.s.Source, Path: c.s.Path, Generation: r.Generation, SHA256: r.SHA256, ETag: r.ETag,
-		VersionID: r.VersionID, Fresh: fresh || c.status.Fresh && err != nil,
+		VersionID: r.VersionID, Files: len(r.Files), Checksum: r.Checksum, Fresh: fresh || c.status.Fresh && err != nil,
 	}
 	if !r.AppliedAt.IsZero() {
 		c.status.AppliedAt = &r.AppliedAt
@@ -131,87 +142,136 @@ var (
 )
 
 // Sync asks S3 once and brings the path up to date. changed says that a new
-// generation went live, or came and was rolled back. Where S3 does not answer
-// and a generation is cached, that one is put in place and the error wraps
-// ErrUnreachable.
+// generation went live, or came and was refused or rolled back. Where S3 does
+// not answer and a generation is cached, that one is put in place and the error
+// wraps ErrUnreachable.
 func (c *Object) Sync(ctx context.Context) (changed bool, err error) {
-	changed, err = c.sync(ctx)
+	var etag string
+	if c.s.Tree() {
+		changed, etag, err = c.syncTree(ctx)
+	} else {
+		changed, etag, err = c.syncObject(ctx)
+	}
+	if errors.Is(err, ErrInvalid) && etag != "" && etag != c.refused {
+		// Something came, and it is told once.
+		c.refused, changed = etag, true
+	}
 	c.show(err, err == nil)
 	return changed, err
 }
 
-func (c *Object) sync(ctx context.Context) (bool, error) {
+func (c *Object) syncObject(ctx context.Context) (changed bool, etag string, err error) {
 	bucket, key, err := settings.SplitS3(c.s.Source)
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return false, "", fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	in := &s3.GetObjectInput{Bucket: &bucket, Key: &key, ChecksumMode: types.ChecksumModeEnabled}
+	in := &s3.GetObjectInput{Bucket: &bucket, Key: &key}
 	if c.s.VersionID != "" {
 		in.VersionId = &c.s.VersionID
 	}
 	intact := c.store.intact()
-	if intact && c.pinned(c.store.record.SHA256) {
+	if intact && c.meetsPins(c.store.record) {
 		in.IfNoneMatch = aws.String(c.store.record.ETag)
 	}
-	out, err := c.get(ctx, in)
+	out, err := c.get(ctx, in, askChecksums)
 	if status(err) == http.StatusNotModified {
-		return false, nil
+		return false, "", nil
 	}
 	if err != nil {
-		err = c.classify(err, bucket, key)
-		if errors.Is(err, ErrUnreachable) && !intact && c.store.record.Generation > 0 {
-			if rerr := c.store.restore(); rerr != nil {
-				return false, errors.Join(err, rerr)
-			}
-		}
-		return false, err
+		return false, "", c.unreachable(c.classify(err, bucket, c.s.Source), intact)
 	}
 	defer out.Body.Close()
-	etag := aws.ToString(out.ETag)
-	if etag != "" && etag == c.store.record.BadETag {
-		return false, fmt.Errorf("%w: %s with ETag %s failed before and has not changed; %s", ErrRolledBack, c.s.Source, etag, c.store.record.BadReason)
+	etag = aws.ToString(out.ETag)
+	if err := c.triedBefore(etag, "ETag "+etag); err != nil {
+		return false, etag, err
 	}
-	data, err := c.read(out)
+	if c.s.VersionID != "" && aws.ToString(out.VersionId) != c.s.VersionID {
+		return false, etag, fmt.Errorf("%w: %s was asked for in version %s and came in version %q; correct version_id, or turn the bucket's versioning on", ErrInvalid, c.s.Source, c.s.VersionID, aws.ToString(out.VersionId))
+	}
+	data, err := c.read(out, c.s.Source, c.s.MaxBytes)
 	if err != nil {
-		return false, err
+		return false, etag, err
 	}
 	sum := sha256.Sum256(data)
 	next := record{
 		Generation: c.store.record.Generation + 1, SHA256: hex.EncodeToString(sum[:]), ETag: etag,
-		VersionID: aws.ToString(out.VersionId),
+		VersionID: aws.ToString(out.VersionId), Pin: c.s.Checksum,
 	}
-	if !c.pinned(next.SHA256) {
-		return false, fmt.Errorf("%w: %s has SHA-256 %s and not the pinned %s; upload the right object or correct sha256", ErrInvalid, c.s.Source, next.SHA256, c.s.SHA256)
+	if c.s.SHA256 != "" && c.s.SHA256 != next.SHA256 {
+		return false, etag, fmt.Errorf("%w: %s has SHA-256 %s and not the pinned %s; upload the right object or correct sha256", ErrInvalid, c.s.Source, next.SHA256, c.s.SHA256)
+	}
+	if next.Checksum, err = verify(data, held(out), c.s.Checksum, partSize(ctx, c.get, in, etag)); err != nil {
+		return false, etag, c.notVerified(c.s.Source, err)
 	}
 	if intact && next.SHA256 == c.store.record.SHA256 {
 		// Uploaded again unchanged.
 		next.Generation, next.AppliedAt = c.store.record.Generation, c.store.record.AppliedAt
-		return false, c.store.commit(next)
+		return false, etag, c.store.commit(next)
 	}
-	return c.apply(ctx, data, next)
+	changed, err = c.apply(ctx, fileGeneration{&c.store, data}, next)
+	return changed, etag, err
 }
 
-func (c *Object) pinned(sum string) bool { return c.s.SHA256 == "" || c.s.SHA256 == sum }
+// meetsPins says whether a generation is what the settings pin.
+func (c *Object) meetsPins(r record) bool {
+	return (c.s.SHA256 == "" || c.s.SHA256 == r.SHA256) && c.s.Checksum == r.Pin && (c.s.VersionID == "" || c.s.VersionID == r.VersionID)
+}
 
-// read reads the body; the SDK checks it against the checksum S3 holds.
-func (c *Object) read(out *s3.GetObjectOutput) ([]byte, error) {
-	tooLarge := fmt.Errorf("%w: %s is larger than %d bytes; raise max_bytes if that is right", ErrInvalid, c.s.Source, c.s.MaxBytes)
-	if aws.ToInt64(out.ContentLength) > c.s.MaxBytes {
+// triedBefore refuses a generation that failed and has not changed.
+func (c *Object) triedBefore(etag, name string) error {
+	if etag == "" || etag != c.store.record.BadETag {
+		return nil
+	}
+	return fmt.Errorf("%w: %s with %s failed before and has not changed; %s", ErrRolledBack, c.s.Source, name, c.store.record.BadReason)
+}
+
+// unreachable puts the cached generation in place where S3 does not answer and
+// the path has something else.
+func (c *Object) unreachable(err error, intact bool) error {
+	if errors.Is(err, ErrUnreachable) && !intact && c.store.record.Generation > 0 {
+		return errors.Join(err, c.store.restore())
+	}
+	return err
+}
+
+// notVerified tells bytes that were damaged on the way, which are worth another
+// try, from a pin that is not met.
+func (c *Object) notVerified(source string, err error) error {
+	if errors.Is(err, errDamaged) {
+		return fmt.Errorf("%w: what came of %s does not have the checksum that S3 holds: %w; the agent tries again", ErrInvalid, source, err)
+	}
+	return fmt.Errorf("%w: %s: %w", ErrInvalid, source, err)
+}
+
+// read reads the body of an answer.
+func (c *Object) read(out *s3.GetObjectOutput, source string, limit int64) ([]byte, error) {
+	tooLarge := fmt.Errorf("%w: %s is larger than %d bytes; raise max_bytes if that is right", ErrInvalid, source, limit)
+	if aws.ToInt64(out.ContentLength) > limit {
 		return nil, tooLarge
 	}
-	data, err := io.ReadAll(io.LimitReader(out.Body, c.s.MaxBytes+1))
+	data, err := io.ReadAll(io.LimitReader(out.Body, limit+1))
 	if err != nil {
-		return nil, fmt.Errorf("%w: read %s: %w; the agent tries again", ErrUnreachable, c.s.Source, err)
+		return nil, fmt.Errorf("%w: read %s: %w; the agent tries again", ErrUnreachable, source, err)
 	}
-	if int64(len(data)) > c.s.MaxBytes {
+	if int64(len(data)) > limit {
 		return nil, tooLarge
 	}
 	return data, nil
 }
 
+// generation is what came from S3 on its way to the path.
+type generation interface {
+	// stage writes it beside the path, with the owner, mode and SELinux
+	// contexts that it will have, and returns where.
+	stage() (*staged, error)
+	// put switches the path to it and keeps its content for a restore. What was
+	// good before stays in the store until the store's commit.
+	put(*staged, record) error
+}
+
 // apply puts a new generation in place, or the old one back.
-func (c *Object) apply(ctx context.Context, data []byte, next record) (bool, error) {
-	staged, err := c.store.stage(data)
+func (c *Object) apply(ctx context.Context, g generation, next record) (bool, error) {
+	staged, err := g.stage()
 	if err != nil {
 		return false, err
 	}
@@ -230,7 +290,7 @@ func (c *Object) apply(ctx context.Context, data []byte, next record) (bool, err
 		}
 	}
 	first := c.store.record.Generation == 0
-	if err := c.store.put(staged, data, next); err != nil {
+	if err := g.put(staged, next); err != nil {
 		return false, err
 	}
 	if err := c.tell(ctx); err != nil {
@@ -247,7 +307,7 @@ func (c *Object) apply(ctx context.Context, data []byte, next record) (bool, err
 	if err := c.store.commit(next); err != nil {
 		return true, err
 	}
-	c.log.Info("config generation is live", "source", c.s.Source, "path", c.s.Path, "generation", next.Generation, "sha256", next.SHA256)
+	c.log.Info("config generation is live", "source", c.s.Source, "path", c.s.Path, "generation", next.Generation, "sha256", next.SHA256, "verified", next.Checksum)
 	return true, nil
 }
 
@@ -301,26 +361,43 @@ func (c *Object) rollback(ctx context.Context, etag string, cause error) error {
 	return errors.Join(errs...)
 }
 
-// classify turns an answer of S3's into one of the package's errors.
-func (c *Object) classify(err error, bucket, key string) error {
-	var ae smithy.APIError
-	code := ""
-	if errors.As(err, &ae) {
-		code = ae.ErrorCode()
-	}
-	switch s := status(err); {
+// classify turns an answer of S3's to a request for source into one of the
+// package's errors.
+func (c *Object) classify(err error, bucket, source string) error {
+	switch code, s := codeOf(err), status(err); {
 	case code == "NoSuchBucket":
 		return fmt.Errorf("%w: bucket %s does not exist: %w; create it or correct the config's source", ErrMissing, bucket, err)
 	case s == http.StatusNotFound:
-		return fmt.Errorf("%w: %s does not exist: %w; upload it or correct the config's source", ErrMissing, c.s.Source, err)
+		return fmt.Errorf("%w: %s does not exist: %w; upload it or correct the config's source", ErrMissing, source, err)
 	case s == http.StatusForbidden && Skewed(code):
 		return fmt.Errorf("%w: the instance's clock is off: %w; set the clock", ErrUnreachable, err)
-	case s == http.StatusForbidden && code != "InvalidAccessKeyId" && code != "ExpiredToken" && code != "InvalidToken":
-		return fmt.Errorf("%w: the role may not read %s, or it does not exist and the role may not list %s: %w; allow s3:GetObject on it (and s3:ListBucket to tell the two apart), or upload it", ErrDenied, c.s.Source, bucket, err)
+	case s == http.StatusForbidden && !stale(code):
+		return fmt.Errorf("%w: the role may not read %s, or it does not exist and the role may not list %s: %w; allow s3:GetObject on it (and s3:ListBucket to tell the two apart), or upload it", ErrDenied, source, bucket, err)
 	case s == http.StatusPreconditionFailed || s == http.StatusMovedPermanently || s == http.StatusBadRequest && code != "ExpiredToken":
-		return fmt.Errorf("%w: %s: %w", ErrUnreachable, c.s.Source, err)
+		return fmt.Errorf("%w: %s: %w", ErrUnreachable, source, err)
 	}
-	return fmt.Errorf("%w: %s/%s: %w; the agent tries again", ErrUnreachable, bucket, key, err)
+	return fmt.Errorf("%w: %s: %w; the agent tries again", ErrUnreachable, source, err)
+}
+
+// classifyList is classify for a listing.
+func (c *Object) classifyList(err error, bucket string) error {
+	if code := codeOf(err); status(err) == http.StatusForbidden && !Skewed(code) && !stale(code) {
+		return fmt.Errorf("%w: the role may not list %s: %w; allow s3:ListBucket on the bucket and s3:GetObject on %s*", ErrDenied, c.s.Source, err, c.s.Source)
+	}
+	return c.classify(err, bucket, c.s.Source)
+}
+
+func codeOf(err error) string {
+	var ae smithy.APIError
+	if errors.As(err, &ae) {
+		return ae.ErrorCode()
+	}
+	return ""
+}
+
+// stale says that other credentials may be let in.
+func stale(code string) bool {
+	return code == "InvalidAccessKeyId" || code == "ExpiredToken" || code == "InvalidToken"
 }
 
 // Skewed says whether an API error code means that the caller's clock is off.

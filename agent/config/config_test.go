@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,6 +33,12 @@ type bench struct {
 	seen  []string // the file's content whenever a command or the unit looked
 	fail  map[string]error
 	ready error
+
+	mu     sync.Mutex
+	got    []string                                 // keys of GETs
+	onGet  func(key string)                         // before each
+	answer func(*s3.GetObjectOutput)                // changes the answer to each
+	part   func(n int) (*s3.GetObjectOutput, error) // answers for parts
 }
 
 func newBench(t *testing.T) *bench {
@@ -87,7 +94,7 @@ func (b *bench) object(change ...func(*settings.Object)) *config.Object {
 	}
 	o = settings.Settings{Config: []settings.Object{o}}.WithDefaults().Config[0]
 	c, err := config.New(o, config.Options{
-		Get: b.api.GetObject, Units: b, Dir: filepath.Join(b.root, "var/lib/lecafe/config"), Root: b.root,
+		Get: b.get, List: b.api.ListObjectsV2, Units: b, Dir: filepath.Join(b.root, "var/lib/lecafe/config"), Root: b.root,
 		Ready: func(context.Context, string) error { return b.ready },
 	})
 	if err != nil {

@@ -30,9 +30,14 @@ type record struct {
 	SHA256     string    `json:"sha256"`
 	ETag       string    `json:"etag"`
 	VersionID  string    `json:"version_id,omitempty"`
+	Pin        string    `json:"pin,omitempty"`      // the settings' checksum that it met
+	Checksum   string    `json:"checksum,omitempty"` // what was verified, for people
 	AppliedAt  time.Time `json:"applied_at"`
+	Files      []member  `json:"files,omitempty"` // of a directory, by name
 	BadETag    string    `json:"bad_etag,omitempty"`
 	BadReason  string    `json:"bad_reason,omitempty"`
+	// Settings is what BadETag failed with: others may have it succeed.
+	Settings string `json:"settings,omitempty"`
 }
 
 // store is one object's directory in the state directory: record.json and the
@@ -58,7 +63,16 @@ func openStore(dir, root string, s settings.Object) (store, error) {
 	if json.Unmarshal(b, &st.record) != nil || st.record.Source != s.Source {
 		st.record = record{}
 	}
+	if st.record.Settings != st.settings() {
+		st.record.BadETag, st.record.BadReason = "", ""
+	}
 	return st, nil
+}
+
+// settings tells whether they are those of before.
+func (st *store) settings() string {
+	sum := sha256.Sum256([]byte(fmt.Sprintf("%+v", st.s)))
+	return hex.EncodeToString(sum[:8])
 }
 
 func (st *store) content() string { return filepath.Join(st.dir, "current") }
@@ -67,6 +81,9 @@ func (st *store) content() string { return filepath.Join(st.dir, "current") }
 func (st *store) intact() bool {
 	if st.record.Generation == 0 {
 		return false
+	}
+	if st.s.Tree() {
+		return st.intactTree()
 	}
 	b, err := os.ReadFile(st.dest)
 	if err != nil {
@@ -83,9 +100,18 @@ type staged struct {
 
 func (s *staged) discard() {
 	if !s.kept {
-		_ = os.Remove(s.path)
+		_ = os.RemoveAll(s.path)
 	}
 }
+
+// fileGeneration is one object's content.
+type fileGeneration struct {
+	st   *store
+	data []byte
+}
+
+func (g fileGeneration) stage() (*staged, error)          { return g.st.stage(g.data) }
+func (g fileGeneration) put(s *staged, next record) error { return g.st.put(s, g.data, next) }
 
 // stage writes data beside the path, with the owner, mode and SELinux context
 // it will have there.
@@ -115,13 +141,24 @@ func (st *store) stage(data []byte) (*staged, error) {
 
 // dress gives f what the path's file has and the settings say.
 func (st *store) dress(f *os.File) error {
+	mode, err := settings.FileMode(st.s.Mode)
+	if err != nil {
+		return err
+	}
+	return st.dressAs(f, st.dest, mode)
+}
+
+// dressAs gives f mode, the settings' owner and group, or those that like has,
+// and like's SELinux context. Where there is none, the policy's default for a
+// new file in the directory holds.
+func (st *store) dressAs(f *os.File, like string, mode fs.FileMode) error {
 	uid, gid := 0, 0
-	if info, err := os.Stat(st.dest); err == nil {
+	if info, err := os.Stat(like); err == nil {
 		if s, ok := info.Sys().(*syscall.Stat_t); ok {
 			uid, gid = int(s.Uid), int(s.Gid)
 		}
 		label := make([]byte, 256)
-		if n, err := unix.Lgetxattr(st.dest, "security.selinux", label); err == nil && n > 0 {
+		if n, err := unix.Getxattr(like, "security.selinux", label); err == nil && n > 0 {
 			if err := unix.Fsetxattr(int(f.Fd()), "security.selinux", label[:n], 0); err != nil {
 				return fmt.Errorf("keep SELinux context: %w", err)
 			}
@@ -155,10 +192,6 @@ func (st *store) dress(f *os.File) error {
 	if err := f.Chown(uid, gid); err != nil {
 		return err
 	}
-	mode, err := settings.FileMode(st.s.Mode)
-	if err != nil {
-		return err
-	}
 	return f.Chmod(mode)
 }
 
@@ -189,6 +222,13 @@ func (st *store) put(s *staged, data []byte, next record) error {
 // commit makes next the good generation.
 func (st *store) commit(next record) error {
 	next.Source = st.s.Source
+	if st.s.Tree() {
+		if err := st.write(next); err != nil {
+			return err
+		}
+		st.sweep()
+		return nil
+	}
 	if err := os.Rename(st.content()+".next", st.content()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("keep config generation %d: %w", next.Generation, err)
 	}
@@ -210,12 +250,15 @@ func (st *store) write(r record) error {
 // condemn remembers that the object with this ETag does not work.
 func (st *store) condemn(etag, why string) error {
 	r := st.record
-	r.Source, r.BadETag, r.BadReason = st.s.Source, etag, why
+	r.Source, r.BadETag, r.BadReason, r.Settings = st.s.Source, etag, why, st.settings()
 	return st.write(r)
 }
 
 // restore puts the good generation's content at the path.
 func (st *store) restore() error {
+	if st.s.Tree() {
+		return st.restoreTree()
+	}
 	data, err := os.ReadFile(st.content())
 	if err != nil {
 		return fmt.Errorf("restore config generation %d: %w", st.record.Generation, err)

@@ -60,6 +60,9 @@ func (i *Instance) apply(s settings.Settings) settings.Settings {
 	if o.Orders.MaxBytes != 0 {
 		s.Orders.MaxBytes = o.Orders.MaxBytes
 	}
+	if o.Orders.Drain != 0 {
+		s.Orders.Drain = o.Orders.Drain
+	}
 	if o.AWS.Region != "" {
 		s.AWS.Region = o.AWS.Region
 	}
@@ -117,7 +120,7 @@ func (i *Instance) Resolve(ctx context.Context) (Target, error) {
 	if err != nil {
 		return Target{}, err
 	}
-	return Target{Queue: s.Orders.Queue, SealTo: s.Orders.SealTo, AWS: cfg, Sender: i.sender(s.AWS, cfg)}, nil
+	return Target{Queue: s.Orders.Queue, SealTo: s.Orders.SealTo, MaxBytes: s.Orders.MaxBytes, Drain: s.Orders.Drain, AWS: cfg, Sender: i.sender(s.AWS, cfg)}, nil
 }
 
 func (i *Instance) sender(a settings.AWS, cfg aws.Config) func(context.Context) (string, error) {

@@ -106,3 +106,54 @@ func TestNotices(t *testing.T) {
 		cancel()
 	}
 }
+
+// TestLimitsFollowTheSettings: image, drop-in, user data, flags; each wins over
+// the one before.
+func TestLimitsFollowTheSettings(t *testing.T) {
+	t.Parallel()
+	c := cloudtest.New(t, cloud.Options{})
+	c.SQS.CreateQueue("q", nil)
+	for name, tc := range map[string]struct {
+		baked, dropIn string
+		userData      settings.Orders
+		override      settings.Orders
+		atStart, then int64
+		drain         time.Duration
+	}{
+		"nothing":   {"", "", settings.Orders{}, settings.Orders{}, 1 << 30, 1 << 30, 20 * time.Second},
+		"image":     {"orders: {max_bytes: 67108864, drain: 30s}", "", settings.Orders{}, settings.Orders{}, 64 << 20, 64 << 20, 30 * time.Second},
+		"drop-in":   {"orders: {max_bytes: 67108864, drain: 30s}", "orders: {max_bytes: 134217728}", settings.Orders{}, settings.Orders{}, 128 << 20, 128 << 20, 30 * time.Second},
+		"user data": {"orders: {max_bytes: 67108864, drain: 30s}", "orders: {max_bytes: 134217728}", settings.Orders{MaxBytes: 256 << 20, Drain: 3 * time.Second}, settings.Orders{}, 128 << 20, 256 << 20, 3 * time.Second},
+		"flags":     {"orders: {max_bytes: 67108864}", "", settings.Orders{MaxBytes: 256 << 20, Drain: 3 * time.Second}, settings.Orders{MaxBytes: 512 << 20, Drain: 4 * time.Second}, 512 << 20, 512 << 20, 4 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc.userData.Queue = "q"
+			in, _ := onInstance(t, c, tc.baked, settings.Settings{AWS: settings.AWS{EndpointURL: c.URL}, Orders: tc.userData})
+			in.Override.Orders = tc.override
+			if tc.dropIn != "" {
+				path := filepath.Join(in.Root, "etc/lecafe/agent.d/50-orders.yaml")
+				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, []byte(tc.dropIn), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// The service starts before IMDS has answered, and takes orders.
+			answer := make(chan bool)
+			r := start(t, &orders.Service{MaxBytes: in.Baked().Orders.MaxBytes, Resolve: func(ctx context.Context) (orders.Target, error) {
+				<-answer
+				target, err := in.Resolve(ctx)
+				if target.Drain != tc.drain {
+					t.Errorf("drain %s, want %s", target.Drain, tc.drain)
+				}
+				return target, err
+			}})
+			if s := r.await("status", func(orders.Status) bool { return true }); s.SpoolLimit != tc.atStart {
+				t.Errorf("limit at start %d, want %d", s.SpoolLimit, tc.atStart)
+			}
+			close(answer)
+			r.await("the settings' limit", func(s orders.Status) bool { return s.State != "starting" && s.SpoolLimit == tc.then })
+		})
+	}
+}

@@ -32,9 +32,11 @@ const (
 // Target is where orders go: what the settings and the instance say, found out
 // while orders are being taken already.
 type Target struct {
-	Queue  string
-	SealTo string // s3://bucket/prefix, or empty
-	AWS    aws.Config
+	Queue    string
+	SealTo   string        // s3://bucket/prefix, or empty
+	MaxBytes int64         // of the spool; 0 leaves the service's
+	Drain    time.Duration // 0 leaves the service's
+	AWS      aws.Config
 	// Sender confines sealed objects to the instance's own prefix
 	// (ROLEID:instance-id). It is asked for only when there is something to seal.
 	Sender func(context.Context) (string, error)
@@ -44,7 +46,7 @@ type Target struct {
 // before Run.
 type Service struct {
 	Dir      string // of spool and parked orders
-	MaxBytes int64  // of the spool
+	MaxBytes int64  // of the spool, until the target says otherwise
 	Log      *slog.Logger
 	Listen   []net.Listener
 	// Resolve finds out the target. It is called until it succeeds; errors are
@@ -61,10 +63,12 @@ type Service struct {
 	// the writer has committed and the forwarder has gone round its loop.
 	Progress      func(Status)
 	ProgressEvery time.Duration // default 5s
-	DrainBound    time.Duration // default DrainBound
-	Concurrency   int           // of the forwarder
-	API           func(aws.Config) queueAPI
-	Uploader      func(aws.Config) uploadAPI
+	DrainBound    time.Duration // default DrainBound; until the target says otherwise
+	// Extend tells whoever waits for the stop how long it may take.
+	Extend      func(time.Duration)
+	Concurrency int // of the forwarder
+	API         func(aws.Config) queueAPI
+	Uploader    func(aws.Config) uploadAPI
 
 	mu      sync.Mutex
 	spool   *spool.Spool
@@ -253,6 +257,9 @@ func (s *Service) drainAndSeal(ctx context.Context, run *running, ending bool) {
 	if run.f == nil {
 		return
 	}
+	if s.Extend != nil {
+		s.Extend(s.DrainBound + sealBound + 10*time.Second)
+	}
 	bound, cancel := context.WithTimeout(ctx, s.DrainBound)
 	err := run.f.Drain(bound)
 	cancel()
@@ -280,6 +287,12 @@ func (s *Service) setTarget(t Target) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.target, s.problem = &t, ""
+	if t.MaxBytes > 0 {
+		s.spool.SetMaxBytes(t.MaxBytes)
+	}
+	if t.Drain > 0 {
+		s.DrainBound = t.Drain
+	}
 	s.forward = &Forwarder{Spool: s.spool, Queue: t.Queue, Parking: s.parking, Log: s.Log, Concurrency: s.Concurrency}
 	if s.API != nil {
 		s.forward.API = s.API(t.AWS)

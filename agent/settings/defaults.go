@@ -7,10 +7,13 @@ const (
 	DefaultDeadline     = 10 * time.Minute
 	DefaultReportPrefix = "lecafe-reports"
 	DefaultObjectBytes  = 1 << 20
+	DefaultTreeBytes    = 16 << 20
+	DefaultTreeFiles    = 1000
 	DefaultObjectMode   = "0640"
 	DefaultEnvMode      = "0644"
 	DefaultOrdersGroup  = "lecafe-orders"
 	DefaultSpoolBytes   = 1 << 30
+	DefaultDrain        = 20 * time.Second
 )
 
 // WithDefaults returns s with what is not set filled in. s keeps its lists.
@@ -29,6 +32,12 @@ func (s Settings) WithDefaults() Settings {
 	for i, o := range s.Config {
 		if o.MaxBytes == 0 {
 			o.MaxBytes = DefaultObjectBytes
+			if o.Tree() {
+				o.MaxBytes = DefaultTreeBytes
+			}
+		}
+		if o.MaxFiles == 0 && o.Tree() {
+			o.MaxFiles = DefaultTreeFiles
 		}
 		if o.Mode == "" {
 			o.Mode = DefaultObjectMode
@@ -53,6 +62,9 @@ func (s Settings) WithDefaults() Settings {
 	}
 	if s.Orders.MaxBytes == 0 {
 		s.Orders.MaxBytes = DefaultSpoolBytes
+	}
+	if s.Orders.Drain == 0 {
+		s.Orders.Drain = DefaultDrain
 	}
 	return s
 }

@@ -4,7 +4,10 @@
 // (see FromUserData). It imports no AWS SDK.
 package settings
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Paths in an image.
 const (
@@ -108,22 +111,28 @@ type LifecycleHook struct {
 	Group string `yaml:"group,omitempty"`
 }
 
-// Object is one S3 object kept as a local file.
+// Object is one S3 object kept as a local file, or, where Source ends in a
+// slash, all objects below that prefix kept as a directory.
 type Object struct {
-	Source      string        `yaml:"source"` // s3://bucket/key
+	Source      string        `yaml:"source"` // s3://bucket/key, or s3://bucket/prefix/
 	Path        string        `yaml:"path"`
-	VersionID   string        `yaml:"version_id,omitempty"`
-	SHA256      string        `yaml:"sha256,omitempty"`    // hex; required to match
-	MaxBytes    int64         `yaml:"max_bytes,omitempty"` // default 1 MiB
+	VersionID   string        `yaml:"version_id,omitempty"` // of an object, not of a directory
+	SHA256      string        `yaml:"sha256,omitempty"`     // hex; required to match. Of a directory: see docs/agent.md
+	Checksum    string        `yaml:"checksum,omitempty"`   // ALGORITHM:base64 as S3 holds it; required to match
+	MaxBytes    int64         `yaml:"max_bytes,omitempty"`  // default 1 MiB; of a directory in all, default 16 MiB
+	MaxFiles    int           `yaml:"max_files,omitempty"`  // of a directory, default 1000
 	Owner       string        `yaml:"owner,omitempty"`
 	Group       string        `yaml:"group,omitempty"`
-	Mode        string        `yaml:"mode,omitempty"` // octal, default "0640"
+	Mode        string        `yaml:"mode,omitempty"` // octal, default "0640"; directories may be searched where files may be read
 	Poll        time.Duration `yaml:"poll,omitempty"` // 0: only at start and on reload
 	Validate    Command       `yaml:"validate,omitempty"`
 	ReloadUnit  string        `yaml:"reload_unit,omitempty"`
 	RestartUnit string        `yaml:"restart_unit,omitempty"`
 	Optional    bool          `yaml:"optional,omitempty"` // its absence is no failure
 }
+
+// Tree says whether o is a directory of all objects below a prefix.
+func (o Object) Tree() bool { return strings.HasSuffix(o.Source, "/") }
 
 // EnvFile is a file of NAME="value" lines, for EnvironmentFile= of a unit and
 // for shells alike, made from what the instance knows of itself: ${region},
@@ -144,4 +153,7 @@ type Orders struct {
 	Group    string `yaml:"group,omitempty"`     // Unix group that may post; default lecafe-orders
 	MaxBytes int64  `yaml:"max_bytes,omitempty"` // of the spool on disk, default 1 GiB
 	SealTo   string `yaml:"seal_to,omitempty"`   // s3://bucket/prefix for what is left at shutdown
+
+	// Drain is how long a stop may go on sending, default 20s.
+	Drain time.Duration `yaml:"drain,omitempty"`
 }

@@ -23,7 +23,10 @@ const (
 	MaxDeadline  = 24 * time.Hour
 	MinPoll      = 5 * time.Second
 	MaxObject    = 256 << 20
+	MaxFiles     = 10_000
 	MinSpool     = 1 << 20
+	MinDrain     = time.Second
+	MaxDrain     = 15 * time.Minute
 	severityHint = "one of failure, degraded, ignore"
 )
 
@@ -31,6 +34,7 @@ var (
 	bucketForm   = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
 	regionForm   = regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$`)
 	roleForm     = regexp.MustCompile(`^A[A-Z0-9]{3,127}$`)
+	checksumForm = regexp.MustCompile(`^(?i:CRC32|CRC32C|CRC64NVME|MD5|SHA1|SHA256|SHA512):[A-Za-z0-9+/]{2,}={0,2}(-[0-9]{1,5})?$`)
 	sha256Form   = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	unitForm     = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|target|mount|timer|path|swap|slice|scope|device|automount)$`)
 	queueForm    = regexp.MustCompile(`^[A-Za-z0-9_-]{1,80}$|^[A-Za-z0-9_-]{1,75}\.fifo$`)
@@ -62,6 +66,13 @@ func Validate(s Settings, docs ...*strictyaml.Document) strictyaml.Problems {
 			c.add(field+".path", e.Path, fmt.Sprintf("is the path of entry %d too", first), "give each file a path of its own")
 		} else {
 			paths[e.Path] = i
+		}
+	}
+	for i, o := range s.Config {
+		for _, path := range slices.Sorted(maps.Keys(paths)) {
+			if o.Tree() && o.Path != "" && strings.HasPrefix(path, o.Path+"/") {
+				c.add(fmt.Sprintf("config[%d].path", i), o.Path, "is a directory that is replaced as a whole, and "+path+" is in it", "keep the two apart")
+			}
 		}
 	}
 	c.orders(s.Orders)
@@ -228,7 +239,21 @@ func (c *checker) object(field string, o Object) {
 	if o.Source == "" {
 		c.add(field+".source", "", "is missing", "write it as s3://bucket/key")
 	} else if _, _, err := SplitS3(o.Source); err != nil {
-		c.add(field+".source", o.Source, "is no S3 object", "write it as s3://bucket/key")
+		c.add(field+".source", o.Source, "is no S3 object", "write it as s3://bucket/key, or s3://bucket/prefix/ for all below a prefix")
+	}
+	c.match(field+".checksum", o.Checksum, checksumForm, "is no checksum", "write it as CRC64NVME:base64, as aws s3api head-object --checksum-mode ENABLED prints; or use sha256")
+	if o.Tree() {
+		for _, f := range []struct{ name, value string }{{"version_id", o.VersionID}, {"checksum", o.Checksum}} {
+			if f.value != "" {
+				c.add(field+"."+f.name, f.value, "is of one object, and "+o.Source+" is all below a prefix", "pin the directory with sha256, or name one object")
+			}
+		}
+	}
+	switch {
+	case o.MaxFiles != 0 && !o.Tree():
+		c.add(field+".max_files", strconv.Itoa(o.MaxFiles), "is of a directory, and "+o.Source+" is one object", "leave it out, or end source in a slash")
+	case o.MaxFiles < 0 || o.MaxFiles > MaxFiles:
+		c.add(field+".max_files", strconv.Itoa(o.MaxFiles), "is out of bounds", fmt.Sprintf("1 to %d", MaxFiles))
 	}
 	if o.Path == "" {
 		c.add(field+".path", "", "is missing", "write where the object is kept, as /opt/app/config.txt")
@@ -302,6 +327,9 @@ func (c *checker) orders(o Orders) {
 	c.match("orders.group", o.Group, nameForm, "is no group", "a group name or ID")
 	if o.MaxBytes != 0 && o.MaxBytes < MinSpool {
 		c.add("orders.max_bytes", strconv.FormatInt(o.MaxBytes, 10), "is too small", fmt.Sprintf("at least %d", MinSpool))
+	}
+	if o.Drain != 0 && (o.Drain < MinDrain || o.Drain > MaxDrain) {
+		c.add("orders.drain", o.Drain.String(), "is out of bounds", fmt.Sprintf("%s to %s", MinDrain, MaxDrain))
 	}
 	if o.SealTo != "" {
 		if bucket, _, ok := cutS3(o.SealTo); !ok || !bucketForm.MatchString(bucket) {

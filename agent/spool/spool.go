@@ -270,7 +270,24 @@ func (s *Spool) Stats() Stats {
 }
 
 // MaxBytes is the limit in force.
-func (s *Spool) MaxBytes() int64 { return s.opt.MaxBytes }
+func (s *Spool) MaxBytes() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opt.MaxBytes
+}
+
+// SetMaxBytes changes the limit. A lower one takes nothing away: appends are
+// refused until enough is acknowledged. Segments keep the size that Open chose,
+// so it is never below two of them.
+func (s *Spool) SetMaxBytes(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n = max(n, 2*s.opt.SegmentBytes); n != s.opt.MaxBytes {
+		s.opt.MaxBytes = n
+		s.spareErr = nil
+		s.wakeKeeper()
+	}
+}
 
 // diskBytes counts every segment file there is.
 func (s *Spool) diskBytes() int64 {

@@ -122,6 +122,40 @@ func TestLimitIsBackPressureAndAcknowledgingEndsIt(t *testing.T) {
 	}
 }
 
+func TestLimitThatChanges(t *testing.T) {
+	s := open(t, spool.Options{Dir: t.TempDir(), SegmentBytes: 64 << 10, MaxBytes: 128 << 10})
+	full := func() (n int) {
+		for {
+			if _, err := s.Append(t.Context(), make([]byte, 10_000)); errors.Is(err, spool.ErrFull) {
+				return n
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+	}
+	first := full()
+	s.SetMaxBytes(512 << 10)
+	if more := full(); first == 0 || more < 2*first {
+		t.Errorf("%d records within the first limit, %d more within four times as much", first, more)
+	}
+	// Lowered, it refuses until there is room below it, and loses nothing.
+	s.SetMaxBytes(1)
+	if got := s.MaxBytes(); got != 128<<10 {
+		t.Errorf("limit %d", got)
+	}
+	recs := drain(t, s)
+	if uint64(len(recs)) != s.Stats().Appended {
+		t.Errorf("%d of %d records read", len(recs), s.Stats().Appended)
+	}
+	for _, r := range recs {
+		s.Ack(r.Seq)
+	}
+	if again := full(); again == 0 || again > 2*first {
+		t.Errorf("%d records within the lowered limit, %d in the first", again, first)
+	}
+}
+
 func TestSecondProcessIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	open(t, spool.Options{Dir: dir})

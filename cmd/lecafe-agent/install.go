@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/lecafe/lecafe/agent/settings"
 	"github.com/lecafe/lecafe/internal/cli"
 	"github.com/lecafe/lecafe/internal/exitcode"
 	"github.com/lecafe/lecafe/systemd"
@@ -28,7 +29,13 @@ func installCommand() *cli.Command {
 			if err != nil {
 				return fmt.Errorf("find this program: %w", err)
 			}
-			i := systemd.Installation{Root: root, Binary: self, Trap: trap.Library, Extra: []systemd.File{runcmdUnit}}
+			baked, err := settings.Files(root)
+			if err != nil {
+				return err
+			}
+			// What is wrong with them is the bake's to refuse, and the boot's to report.
+			s, _ := settings.Decode(baked...)
+			i := systemd.Installation{Root: root, Binary: self, Trap: trap.Library, Group: s.Orders.Group, Extra: []systemd.File{runcmdUnit}}
 			if id := c.String("bake-id"); id != "" {
 				i.Extra = append(i.Extra, systemd.File{Path: "/etc/lecafe/bake-id", Data: []byte(id + "\n"), Mode: 0o644})
 			}

@@ -36,13 +36,13 @@ func ordersCommand() *cli.Command {
 			&cli.StringFlag{Name: "endpoint-url", Usage: "base `URL` of LocalStack, moto or the lab"},
 			&cli.BoolFlag{Name: "no-imds", Usage: "ask no instance metadata: neither user data nor notices"},
 			&cli.IntFlag{Name: "concurrency", Usage: "calls to SQS at once", Value: orders.DefaultConcurrency},
-			&cli.DurationFlag{Name: "drain", Usage: "how long a stop may go on sending", Value: orders.DrainBound},
+			&cli.DurationFlag{Name: "drain", Usage: "how long a stop may go on sending (default: 20s, or the settings')"},
 		},
 		Action: func(c *cli.Context) error {
 			log := slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
 			in := &orders.Instance{Root: c.String("root"), NoIMDS: c.Bool("no-imds"), Override: settings.Settings{
 				AWS:    settings.AWS{Region: c.String("region"), EndpointURL: c.String("endpoint-url")},
-				Orders: settings.Orders{Queue: c.String("queue"), SealTo: c.String("seal-to"), MaxBytes: c.Int64("max-bytes")},
+				Orders: settings.Orders{Queue: c.String("queue"), SealTo: c.String("seal-to"), MaxBytes: c.Int64("max-bytes"), Drain: c.Duration("drain")},
 			}}
 			listeners, err := listen(c.String("listen"))
 			if err != nil {
@@ -57,11 +57,14 @@ func ordersCommand() *cli.Command {
 			if watchdog > 0 {
 				every = min(every, watchdog/3)
 			}
+			// User data may say otherwise, but orders are taken before it is known.
+			baked := in.Baked().Orders
 			s := &orders.Service{
-				Dir: c.String("state-dir"), MaxBytes: in.Baked().Orders.MaxBytes, Log: log, Listen: listeners,
+				Dir: c.String("state-dir"), MaxBytes: baked.MaxBytes, Log: log, Listen: listeners,
 				Resolve: in.Resolve, Notices: in.Notices, Stopping: systemStopping,
-				Concurrency: c.Int("concurrency"), DrainBound: c.Duration("drain"), ProgressEvery: every,
-				Ready: func() { logNotify(log, notify.Ready()) },
+				Concurrency: c.Int("concurrency"), DrainBound: baked.Drain, ProgressEvery: every,
+				Extend: func(d time.Duration) { logNotify(log, notify.Extend(d)) },
+				Ready:  func() { logNotify(log, notify.Ready()) },
 				Progress: func(st orders.Status) {
 					logNotify(log, notify.Alive())
 					logNotify(log, notify.Status("%s", statusLine(st)))

@@ -97,10 +97,13 @@ func statusCommand() *cli.Command {
 			}
 			o := ordersStatus(c)
 			if c.Bool("json") {
+				// Absent until the bootstrap is judged. What cannot be read is absent too.
+				r, _ := agent.ReadReport(c.String("root"))
 				b, err := json.MarshalIndent(struct {
 					agent.State
-					Orders *orders.Status `json:"orders,omitempty"` // absent where the service does not answer
-				}{s, o}, "", "  ")
+					Bootstrap *report.Report `json:"bootstrap,omitempty"`
+					Orders    *orders.Status `json:"orders,omitempty"` // absent where the service does not answer
+				}{s, r, o}, "", "  ")
 				if err != nil {
 					return err
 				}
