@@ -171,7 +171,7 @@ type crashWorld struct {
 	r   *recipe.Recipe
 }
 
-func newCrashWorld(t *testing.T) *crashWorld {
+func newCrashWorld(t *testing.T, set ...string) *crashWorld {
 	t.Helper()
 	c := cloudtest.New(t, cloud.Options{Clock: wire.Scaled(1000)})
 	c.S3.CreateBucket(bucket, "us-east-1")
@@ -186,7 +186,7 @@ func newCrashWorld(t *testing.T) *crashWorld {
 	g := &guillotine{cloud: c.Cloud, seen: map[string]int{}}
 	srv := httptest.NewServer(g)
 	t.Cleanup(srv.Close)
-	r := w.recipe(crashSet()...)
+	r := w.recipe(append(crashSet(), set...)...)
 	data, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)

@@ -7,13 +7,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/lecafe/lecafe/bake"
 	"github.com/lecafe/lecafe/bake/recipe"
+	"github.com/lecafe/lecafe/lab/cloud/cloudtest"
 	"github.com/lecafe/lecafe/policy"
 )
 
 // The printed policy holds what a bake, its undoing and gc need, and nothing
-// else: it is compared with the permissions of the calls the cloud has seen.
+// else: who has it can bake, and it is compared with the permissions of the
+// calls the cloud has seen.
 func TestPolicyIsWhatIsNeeded(t *testing.T) {
 	const key = `"arn:aws:kms:us-east-1:000000000000:key/1234abcd-12ab-34cd-56ef-1234567890ab"`
 	for name, set := range map[string][]string{
@@ -40,31 +44,22 @@ func TestPolicyIsWhatIsNeeded(t *testing.T) {
 			for i := range set {
 				set[i] = strings.Replace(set[i], "GROUP", *groups.SecurityGroups[0].GroupId, 1)
 			}
-			before := len(w.Calls())
 			w.play(&player{})
 			r := w.recipe(set...)
 			opts := w.options(r)
 			opts.Report = nil
-			own := func() map[string]bool {
-				got := map[string]bool{}
-				for _, c := range w.Calls()[before:] {
-					// The player reads user data, which no bake does.
-					if c.Presigned || c.Action == "DescribeInstanceAttribute" {
-						continue
-					}
-					for _, p := range c.Permissions {
-						got[p] = true
-					}
-				}
-				return got
-			}
+			doc := policy.Bake(policy.Where{Region: "us-east-1", Account: "000000000000"}, r)
+			opts.Config = w.Role(t, "baker", doc.JSON())
 			if _, err := bake.Run(t.Context(), opts); err != nil {
 				t.Fatal(err)
 			}
 			w.failAndCollect(r, opts)
-			used := own()
+			used := map[string]bool{}
+			for _, a := range cloudtest.Permissions(w.Calls(), "baker") {
+				used[a] = true
+			}
 			granted := map[string]bool{}
-			for _, s := range policy.Bake(policy.Where{}, r).Statement {
+			for _, s := range doc.Statement {
 				for _, a := range s.Action {
 					granted[a] = true
 				}
@@ -114,7 +109,42 @@ func (w *world) failAndCollect(r *recipe.Recipe, opts bake.Options) {
 	}
 	lift()
 	later := func() time.Time { return time.Now().Add(2 * time.Minute) }
-	if _, err := bake.GC(w.t.Context(), bake.GCOptions{Config: w.Config(), Remove: true, Poll: 10 * time.Millisecond, Now: later, Staging: []string{"s3://" + bucket + "/lecafe-bakes"}}); err != nil {
+	if _, err := bake.GC(w.t.Context(), bake.GCOptions{Config: opts.Config, Remove: true, Poll: 10 * time.Millisecond, Now: later, Staging: []string{"s3://" + bucket + "/lecafe-bakes"}}); err != nil {
 		w.t.Error(err)
+	}
+}
+
+// A scheduled gc needs no more than its own policy, for what is undone as for
+// what is finished, in every region.
+func TestGCsPolicyIsWhatIsNeeded(t *testing.T) {
+	doc := policy.GC(policy.Where{Account: "000000000000"}, policy.Collecting{Staging: []string{"s3://" + bucket + "/lecafe-bakes"}, Protects: true})
+	var granted []string
+	for _, s := range doc.Statement {
+		granted = append(granted, s.Action...)
+	}
+	used := []string{"ec2:DeleteVolume"} // of a builder that was terminated without its volumes
+	for _, at := range []string{
+		"CopyImage#1",  // instance, group, template, images and snapshots in two regions
+		"CreateTags#1", // the image is declared done, its tags do not say so yet
+	} {
+		w := newCrashWorld(t, "image.deregistration_protection=true")
+		w.play(&player{})
+		if !w.bake(at, false) {
+			t.Fatalf("not killed at %s", at)
+		}
+		cfg := w.Role(t, "collector", doc.JSON())
+		found, err := bake.GC(t.Context(), bake.GCOptions{Config: cfg, Regions: []string{"us-west-2", "us-east-1"}, Remove: true, Poll: 10 * time.Millisecond, Settle: time.Millisecond})
+		if err != nil || len(found) != 1 || !found[0].Removed {
+			t.Fatalf("gc after %s: %+v, %v", at, found, err)
+		}
+		w.nothingLeaked()
+		used = append(used, cloudtest.Permissions(w.Calls(), "collector")...)
+	}
+	for _, l := range []*[]string{&granted, &used} {
+		slices.Sort(*l)
+		*l = slices.Compact(*l)
+	}
+	if d := cmp.Diff(granted, used); d != "" {
+		t.Errorf("granted and not needed -, needed and not granted +\n%s", d)
 	}
 }

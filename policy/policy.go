@@ -155,12 +155,12 @@ func Bake(w Where, r *recipe.Recipe) Document {
 		}},
 		{Sid: "UseOwnInstances", Action: []string{"ec2:CreateImage", "ec2:StopInstances", "ec2:TerminateInstances"}, Resource: []string{w.ec2("instance/*")}, Condition: tagged()},
 		{Sid: "MakeImage", Action: []string{"ec2:CreateImage"}, Resource: []string{w.ec2("image/*"), w.ec2("snapshot/*")}},
-		{Sid: "FinishOwnImages", Action: []string{"ec2:DeleteSnapshot", "ec2:DeregisterImage", "ec2:ModifyImageAttribute"}, Resource: []string{w.ec2("image/*"), w.ec2("snapshot/*")}, Condition: tagged()},
+		{Sid: "FinishOwnImages", Action: []string{"ec2:DeleteSnapshot", "ec2:DeregisterImage", "ec2:ModifyImageAttribute"}, Resource: w.imagesOf(r, "image", "snapshot"), Condition: tagged()},
 		{Sid: "ReadOwnConsole", Action: []string{"ec2:GetConsoleOutput"}, Resource: []string{w.ec2("instance/*")}, Condition: tagged()},
 		{Sid: "RemoveOwnVolumes", Action: []string{"ec2:DeleteVolume"}, Resource: []string{w.ec2("volume/*")}, Condition: tagged()},
 		// From "building" to "done" once an image has proved itself.
-		{Sid: "MarkOwnImages", Action: []string{"ec2:CreateTags"}, Resource: []string{w.ec2("image/*"), w.ec2("snapshot/*")}, Condition: tagged()},
-		{Sid: "TagAtCreation", Action: []string{"ec2:CreateTags"}, Resource: []string{w.ec2("image/*"), w.ec2("instance/*"), w.ec2("network-interface/*"), w.ec2("security-group/*"), w.ec2("snapshot/*"), w.ec2("volume/*")},
+		{Sid: "MarkOwnImages", Action: []string{"ec2:CreateTags"}, Resource: w.imagesOf(r, "image", "snapshot"), Condition: tagged()},
+		{Sid: "TagAtCreation", Action: []string{"ec2:CreateTags"}, Resource: append(w.imagesOf(r, "image", "snapshot"), w.ec2("instance/*"), w.ec2("network-interface/*"), w.ec2("security-group/*"), w.ec2("volume/*")),
 			Condition: creates("CopyImage", "CreateImage", "CreateSecurityGroup", "RunInstances")},
 	}
 	if p := r.Source.SSMParameter; p != "" {
@@ -209,10 +209,10 @@ func Bake(w Where, r *recipe.Recipe) Document {
 			Statement{Sid: "LetEC2UseTheKey", Action: []string{"kms:CreateGrant"}, Resource: keys, Condition: map[string]Condition{"Bool": {"kms:GrantIsForAWSResource": {"true"}}}})
 	}
 	if r.Image.DeprecateAfter > 0 {
-		out = append(out, Statement{Sid: "Deprecate", Action: []string{"ec2:EnableImageDeprecation"}, Resource: []string{w.ec2("image/*")}, Condition: tagged()})
+		out = append(out, Statement{Sid: "Deprecate", Action: []string{"ec2:EnableImageDeprecation"}, Resource: w.imagesOf(r, "image"), Condition: tagged()})
 	}
 	if r.Image.DeregistrationProtection {
-		out = append(out, Statement{Sid: "Protect", Action: []string{"ec2:EnableImageDeregistrationProtection"}, Resource: []string{w.ec2("image/*")}, Condition: tagged()})
+		out = append(out, Statement{Sid: "Protect", Action: []string{"ec2:EnableImageDeregistrationProtection"}, Resource: w.imagesOf(r, "image"), Condition: tagged()})
 	}
 	return document(out...)
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"errors"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -41,6 +43,42 @@ func policyCommand() *cli.Command {
 				}
 				return policy.Bake(w, r), nil
 			}, &cli.StringFlag{Name: "recipe", Usage: "`FILE`", Required: true}),
+			sub("promote", "for lecafe images promote and rollback, and bake --promote", func(c *cli.Context, w policy.Where) (policy.Document, error) {
+				o, err := promotingOf(c)
+				if err == nil && o.LaunchTemplate == "" && (o.SSMParameter == "" || o.Group != "") {
+					err = errors.New("policy promote: name a launch template, or an SSM parameter alone; --recipe takes them from a promote section")
+				}
+				return policy.Promote(w, o), err
+			},
+				&cli.StringFlag{Name: "recipe", Usage: "`FILE` whose promote section says where"},
+				&cli.StringFlag{Name: "launch-template", Usage: "`NAME` or ID"},
+				&cli.StringFlag{Name: "asg", Usage: "Auto Scaling group `NAME`"},
+				&cli.StringFlag{Name: "ssm-parameter", Usage: "`NAME`"},
+				&cli.BoolFlag{Name: "pin", Usage: "with what --pin needs"}),
+			sub("images", "for lecafe images list", func(c *cli.Context, w policy.Where) (policy.Document, error) {
+				return policy.Images(w, c.StringSlice("parameter")), nil
+			}, &cli.StringSliceFlag{Name: "parameter", Usage: "SSM parameter `NAME` (several times)"}),
+			sub("prune", "for lecafe images prune", func(c *cli.Context, w policy.Where) (policy.Document, error) {
+				return policy.Prune(w, c.StringSlice("parameter")), nil
+			}, &cli.StringSliceFlag{Name: "parameter", Usage: "SSM parameter `NAME` (several times)"}),
+			sub("gc", "for lecafe gc, in all regions", func(c *cli.Context, w policy.Where) (policy.Document, error) {
+				o := policy.Collecting{Staging: c.StringSlice("staging"), AllRegions: c.Bool("all-regions"), Protects: len(c.StringSlice("recipe")) == 0}
+				for _, file := range c.StringSlice("recipe") {
+					r, err := recipe.Load(file)
+					if err != nil {
+						return policy.Document{}, err
+					}
+					o.Staging = append(o.Staging, "s3://"+r.Staging.Bucket+"/"+r.Staging.Prefix)
+					o.Protects = o.Protects || r.Image.DeregistrationProtection
+				}
+				if len(o.Staging) == 0 {
+					return policy.Document{}, errors.New("policy gc: name recipes or --staging, where their journals are")
+				}
+				return policy.GC(w, o), nil
+			},
+				&cli.StringSliceFlag{Name: "recipe", Usage: "`FILE` whose bakes are collected (several times)"},
+				&cli.StringSliceFlag{Name: "staging", Usage: "`s3://BUCKET/PREFIX` of bakes (several times)"},
+				&cli.BoolFlag{Name: "all-regions", Usage: "with what --all-regions needs"}),
 			sub("publish", "for lecafe launch-template publish", func(_ *cli.Context, w policy.Where) (policy.Document, error) {
 				return policy.Publish(w), nil
 			}),
@@ -64,6 +102,23 @@ func policyCommand() *cli.Command {
 				&cli.StringFlag{Name: "group", Usage: "Auto Scaling group `NAME` of the lifecycle hook"}),
 		},
 	}
+}
+
+// promotingOf is the recipe's promote section, and over it what the flags say.
+func promotingOf(c *cli.Context) (policy.Promoting, error) {
+	var o policy.Promoting
+	if file := c.String("recipe"); file != "" {
+		r, err := recipe.Load(file)
+		if err != nil {
+			return o, err
+		}
+		o = policy.PromotingOf(r)
+	}
+	o.LaunchTemplate = cmp.Or(c.String("launch-template"), o.LaunchTemplate)
+	o.Group = cmp.Or(c.String("asg"), o.Group)
+	o.SSMParameter = cmp.Or(c.String("ssm-parameter"), o.SSMParameter)
+	o.Pin = o.Pin || c.Bool("pin")
+	return o, nil
 }
 
 // agentSettings are those an instance will have: the recipe's, baked in, and

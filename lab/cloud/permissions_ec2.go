@@ -55,7 +55,8 @@ func needsEC2(q *request) []policy.Request {
 			arns = append(arns, q.ec2ARN("launch-template", "*"))
 		case name == "KeyName":
 			arns = append(arns, q.ec2ARN("key-pair", value))
-		case strings.Contains(name, "Id") && !strings.HasPrefix(name, "Filter."):
+		// What a launch template names is asked for when it is launched from.
+		case strings.Contains(name, "Id") && !strings.HasPrefix(name, "Filter.") && !strings.HasPrefix(name, "LaunchTemplateData."):
 			prefix, _, _ := strings.Cut(value, "-")
 			if kind := ec2Kinds[prefix]; kind != "" {
 				arns = append(arns, q.ec2ARN(kind, value))
