@@ -672,6 +672,10 @@ func TestBesideTheFirstCause(t *testing.T) {
 	if c[0].Command != "sleep infinity" || c[0].File != "part-001" {
 		t.Errorf("hang-boothook: %+v", c[0])
 	}
+	c = cases["module-command"](t).judge().Causes
+	if len(c) != 1 || c[0].ExitCode == nil || *c[0].ExitCode != 8 || c[0].Command != "['/bin/sh', '/run/x.sh']" {
+		t.Errorf("module-command: %+v", c)
+	}
 	c = cases["script-killed"](t).judge().Causes
 	if c[0].Signal != "SIGKILL" || c[0].ExitCode != nil {
 		t.Errorf("script-killed: %+v", c[0])
