@@ -32,6 +32,10 @@ type Options struct {
 	// credentials when the old have expired; default 1m.
 	ExpiredPatience time.Duration
 
+	// Abort, when closed, ends at once what a bake that failed, was cancelled
+	// or is done still removes. The error is then an ErrAborted.
+	Abort <-chan struct{}
+
 	Report func(Event)      // called from several goroutines, one at a time
 	Poll   time.Duration    // of waits; default 2s
 	Now    func() time.Time // default time.Now
@@ -286,7 +290,7 @@ func (b *bake) has(phase string) bool {
 // end removes what is needed no longer. The image stands: trouble here is
 // said, and does not undo it.
 func (b *bake) end(ctx context.Context) error {
-	clean, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), undoTimeout, errUndoTime)
+	clean, cancel := b.cleaning(ctx)
 	defer cancel()
 	err := b.phase(clean, "clean up", func(ctx context.Context) error { return b.finish(ctx, false) })
 	if err != nil {
@@ -305,7 +309,7 @@ func (b *bake) fallBack(ctx context.Context, cause error) error {
 	if expired(cause) || b.store.status() == StatusCommitted {
 		return &resumable{b.id, b.staging(), cause}
 	}
-	clean, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), undoTimeout, errUndoTime)
+	clean, cancel := b.cleaning(ctx)
 	defer cancel()
 	known := b.store.known()
 	if b.opts.KeepBuilder && known.Instance != "" && known.Image == "" {
@@ -328,7 +332,9 @@ func (b *bake) fallBack(ctx context.Context, cause error) error {
 	}
 	b.emit(Event{Kind: EventPhase, Phase: "undo"})
 	began := b.now()
-	if err := b.undo(clean); err != nil {
+	if err := b.undo(clean); err != nil && errors.Is(context.Cause(clean), ErrAborted) {
+		return b.aborted(cause)
+	} else if err != nil {
 		return fmt.Errorf("%w\nnot everything could be undone: %w; remove the rest with: lecafe gc --yes", cause, err)
 	}
 	b.emit(Event{Kind: EventDone, Phase: "undo", Seconds: b.now().Sub(began).Seconds()})

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -82,6 +85,9 @@ func bakeAction(c *cli.Context) error {
 	}
 	show := newDisplay(c.App.ErrWriter)
 	opts.Report = show.event
+	abort, release := secondSignal()
+	defer release()
+	opts.Abort = abort
 	var out *bake.Outcome
 	if id := c.String("resume"); id != "" {
 		if out, err = bake.Resume(c.Context, opts, id, c.String("staging")); errors.Is(err, bake.ErrUnknown) {
@@ -90,6 +96,7 @@ func bakeAction(c *cli.Context) error {
 	} else {
 		out, err = bake.Run(c.Context, opts)
 	}
+	release()
 	show.close()
 	if err != nil {
 		showStep(c, err)
@@ -105,6 +112,25 @@ func bakeAction(c *cli.Context) error {
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%s is promoted: %s\n", res.ImageID, strings.Join(res.Done, "; "))
 	return nil
+}
+
+// secondSignal closes abort at the second Ctrl-C or termination signal; the
+// first is the context's. A third ends the program, as does any after release.
+func secondSignal() (abort <-chan struct{}, release func()) {
+	seen, over, done := make(chan os.Signal, 2), make(chan struct{}), make(chan struct{})
+	signal.Notify(seen, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		defer signal.Stop(seen)
+		for range 2 {
+			select {
+			case <-seen:
+			case <-done:
+				return
+			}
+		}
+		close(over)
+	}()
+	return over, sync.OnceFunc(func() { close(done) })
 }
 
 // loadRecipe is recipe.Load with exit code 2 for what is wrong in it.
