@@ -93,7 +93,8 @@ type Cause struct {
 type Standing struct {
 	Instance
 	Verdict    Verdict    `json:"verdict"`
-	Stage      string     `json:"stage,omitempty"` // of a pending one: launching, booting or Auto Scaling's Pending:Wait
+	Stage      string     `json:"stage,omitempty"`    // without a report: the agent's (as cloud-final); else, of a pending one, launching, booting or Auto Scaling's Pending:Wait
+	StageAt    *time.Time `json:"stage_at,omitempty"` // when the agent told it, a few seconds after it began
 	Cause      *Cause     `json:"cause,omitempty"`
 	Due        *time.Time `json:"due_at,omitempty"` // when a pending one becomes silent
 	ReportedAt *time.Time `json:"reported_at,omitempty"`

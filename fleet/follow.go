@@ -158,6 +158,9 @@ func (c *Change) Line() string {
 	if c.Group != "" {
 		s = c.Group + " " + s
 	}
+	if c.Verdict == Pending && c.Stage != "" {
+		s += " in " + c.Stage
+	}
 	if c.From != "" && c.From != c.Verdict {
 		s += fmt.Sprintf(" (was %s)", c.From)
 	}

@@ -164,13 +164,13 @@ func causeOf(rep *report.Report) *Cause {
 type shelf struct {
 	bySender map[string][]Object
 	strange  []Object // keys that are no report's
+	marks    map[string]progress
 	pages    int
 }
 
 // fill replaces everything with a full listing.
 func (s *shelf) fill(ctx context.Context, r *Reports) error {
-	fresh := make(map[string][]Object, len(s.bySender))
-	var strange []Object
+	fresh := shelf{bySender: make(map[string][]Object, len(s.bySender))}
 	n := 0
 	for o, err := range r.List(ctx, "") {
 		if err != nil {
@@ -181,19 +181,28 @@ func (s *shelf) fill(ctx context.Context, r *Reports) error {
 			if strings.HasSuffix(o.Name, "/") || strings.Contains("/"+o.Name, "/"+fleetDir) {
 				continue // a console's folder marker, a watcher's own
 			}
-			if len(strange) < 1000 {
-				strange = append(strange, o)
+			if m, err := report.ParseMark(o.Name); err == nil && m.Prefix == r.Prefix {
+				fresh.mark(m, o.ModifiedAt)
+				continue
+			}
+			if len(fresh.strange) < 1000 {
+				fresh.strange = append(fresh.strange, o)
 			}
 			continue
 		}
-		fresh[o.Key.Sender] = append(fresh[o.Key.Sender], o)
+		fresh.bySender[o.Key.Sender] = append(fresh.bySender[o.Key.Sender], o)
 	}
-	s.bySender, s.strange, s.pages = fresh, strange, 1+n/1000
+	fresh.pages = 1 + n/1000
+	*s = fresh
 	return nil
 }
 
 // refill reads one sender's reports anew.
 func (s *shelf) refill(ctx context.Context, r *Reports, sender string) error {
+	if s.bySender == nil {
+		s.bySender = map[string][]Object{}
+	}
+	var fresh shelf
 	var list []Object
 	for o, err := range r.List(ctx, sender) {
 		if err != nil {
@@ -201,12 +210,15 @@ func (s *shelf) refill(ctx context.Context, r *Reports, sender string) error {
 		}
 		if o.Key.Sender == sender {
 			list = append(list, o)
+		} else if m, err := report.ParseMark(o.Name); err == nil && m.Prefix == r.Prefix {
+			fresh.mark(m, o.ModifiedAt)
 		}
 	}
-	if s.bySender == nil {
-		s.bySender = map[string][]Object{}
-	}
 	s.bySender[sender] = list
+	delete(s.marks, sender)
+	if p, ok := fresh.marks[sender]; ok && len(list) == 0 {
+		s.mark(report.Mark{Sender: sender, Stage: p.stage}, p.at)
+	}
 	return nil
 }
 

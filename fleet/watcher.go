@@ -234,6 +234,7 @@ func (w *Watcher) judge(ctx context.Context) (*Snapshot, error) {
 		}
 	}
 	w.lookIntoSilent(ctx, standings)
+	w.shelf.tellProgress(standings)
 	w.lookIntoShort(ctx, snap.Groups)
 
 	snap.Instances = standings

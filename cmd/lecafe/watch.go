@@ -217,7 +217,7 @@ func writeTable(out io.Writer, s *fleet.Snapshot) error {
 	fmt.Fprintln(w, "GROUP\tINSTANCE\tVERDICT\tAGE\tCAUSE")
 	for n := range s.Instances {
 		i := &s.Instances[n]
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", cmp.Or(i.Group, "-"), i.ID, i.Verdict, age(s.At, i.LaunchedAt), causeLine(i))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", cmp.Or(i.Group, "-"), i.ID, i.Verdict, age(s.At, i.LaunchedAt), causeAt(s.At, i))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -255,6 +255,19 @@ func age(now, from time.Time) string {
 		return d.Round(time.Second).String()
 	}
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+// causeAt is a cause in one line, or a stage and how long it has lasted.
+func causeAt(now time.Time, i *fleet.Standing) string {
+	s := causeLine(i)
+	if i.Verdict != fleet.Pending || i.StageAt == nil {
+		return s
+	}
+	s += " for " + age(now, *i.StageAt)
+	if i.LifecycleState != "" && i.LifecycleState != "InService" {
+		s += ", " + i.LifecycleState
+	}
+	return s
 }
 
 // causeLine is a cause in one line.
@@ -327,6 +340,9 @@ func explain(c *cli.Context, w *fleet.Watcher, id string) error {
 	} else {
 		out := c.App.Writer
 		fmt.Fprintf(out, "%s in %s: %s, state %s, launched %s\n", s.ID, s.Region, s.Verdict, s.State, s.LaunchedAt.Format(time.RFC3339))
+		if s.StageAt != nil {
+			fmt.Fprintf(out, "stage: %s for %s, as its agent says\n", s.Stage, age(snap.At, *s.StageAt))
+		}
 		if s.Cause != nil {
 			fmt.Fprintf(out, "cause: %s\n", causeLine(s))
 			if s.Cause.Fix != "" {
