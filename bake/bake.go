@@ -273,6 +273,9 @@ func (b *bake) phase(ctx context.Context, name string, run func(context.Context)
 }
 
 func (b *bake) has(phase string) bool {
+	if b.store.known().Given && !b.proves(phase) {
+		return false
+	}
 	switch phase {
 	case "network":
 		return len(b.recipe.Builder.SecurityGroups) == 0
@@ -327,7 +330,11 @@ func (b *bake) fallBack(ctx context.Context, cause error) error {
 		if err := b.keepFailed(clean); err != nil {
 			b.warn("%v", err)
 		} else {
-			b.emit(Event{Kind: EventInfo, Text: "image " + failed.Image + " is kept for study, tagged as failed"})
+			how := "kept for study, tagged as failed"
+			if known.Given {
+				how = "tagged as failed"
+			}
+			b.emit(Event{Kind: EventInfo, Text: "image " + failed.Image + " is " + how})
 		}
 	}
 	b.emit(Event{Kind: EventPhase, Phase: "undo"})

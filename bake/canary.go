@@ -312,10 +312,8 @@ func (b *bake) stageCanary(ctx context.Context) error {
 
 // keepFailed leaves the image of a failed canary for study.
 func (b *bake) keepFailed(ctx context.Context) error {
-	known := b.store.known()
-	ids := append([]string{known.Image}, known.Snapshots...)
-	if _, err := b.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: ids, Tags: ec2Tags(map[string]string{tagState: manifest.StateFailed})}); err != nil {
-		return fmt.Errorf("tag image %s as failed: %w", known.Image, err)
+	if err := b.markImages(ctx, manifest.StateFailed); err != nil {
+		return err
 	}
 	b.store.learn(func(f *facts) { f.Image, f.Snapshots = "", nil })
 	return nil

@@ -73,6 +73,7 @@ type facts struct {
 	Provisioned    bool              `json:"provisioned,omitempty"`
 	Used           int64             `json:"used,omitempty"`
 	Image          string            `json:"image,omitempty"`
+	Given          bool              `json:"given,omitempty"` // the image is proved, not made: it is not ours to remove
 	Snapshots      []string          `json:"snapshots,omitempty"`
 	Copies         map[string]string `json:"copies,omitempty"`     // region → image
 	Template       string            `json:"template,omitempty"`   // the canary's temporary launch template

@@ -31,12 +31,16 @@ func (b *bake) crown(ctx context.Context) error {
 }
 
 // tagDone marks the image, its copies and all their snapshots.
-func (b *bake) tagDone(ctx context.Context) error {
+func (b *bake) tagDone(ctx context.Context) error { return b.markImages(ctx, stateDone) }
+
+// markImages says of the image, its copies and all their snapshots how they
+// ended.
+func (b *bake) markImages(ctx context.Context, state string) error {
 	f := b.store.known()
 	mark := func(api ec2API, image string, snapshots []string) error {
 		ids := append([]string{image}, snapshots...)
-		if _, err := api.CreateTags(ctx, &ec2.CreateTagsInput{Resources: ids, Tags: ec2Tags(map[string]string{tagState: stateDone})}); err != nil {
-			return fmt.Errorf("tag image %s as done: %w", image, err)
+		if _, err := api.CreateTags(ctx, &ec2.CreateTagsInput{Resources: ids, Tags: ec2Tags(b.stateTags(state))}); err != nil {
+			return fmt.Errorf("tag image %s as %s: %w", image, state, err)
 		}
 		return nil
 	}

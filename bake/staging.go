@@ -165,6 +165,9 @@ func (b *bake) stage(ctx context.Context) error {
 	}
 	sources := map[string]*os.File{bundleName: tmp}
 	for name, p := range map[string]string{builderName: b.opts.Programs.Builder, agentName: b.opts.Programs.Agent} {
+		if p == "" {
+			continue // an image that is proved has its agent
+		}
 		f, err := os.Open(p)
 		if err != nil {
 			return fmt.Errorf("stage %s: %w", name, err)

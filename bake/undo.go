@@ -193,6 +193,9 @@ type leftovers struct {
 
 // leftovers finds by tag, and adds what the journal names.
 func (b *bake) leftovers(ctx context.Context, known facts) (leftovers, error) {
+	if known.Given {
+		known.Image, known.Copies = "", nil // others made them
+	}
 	l := leftovers{Images: map[string][]string{}, Snapshots: map[string][]string{}}
 	mine := byTag(tagBake, b.id)
 	var errs []error
