@@ -68,6 +68,7 @@ type Lab struct {
 	Port     int
 	Machines *machine.Driver   // nil without a driver
 	AMIs     map[string]string // of the base images: debian-12 → ami-...
+	Stack    string            // the stack that was made in it, for Env; empty for none
 
 	endpoint *cloud.Endpoint
 	opts     Options
@@ -160,13 +161,17 @@ func (l *Lab) Close() error {
 // Env is the environment, as NAME=value, in which the AWS SDKs, the AWS CLI
 // and lecafe use the lab and nothing else. The keys are nobody's.
 func (l *Lab) Env() []string {
-	return []string{
+	env := []string{
 		"AWS_ENDPOINT_URL=" + l.URL,
 		"AWS_ACCESS_KEY_ID=test",
 		"AWS_SECRET_ACCESS_KEY=test",
 		"AWS_REGION=" + Region,
 		"AWS_DEFAULT_REGION=" + Region,
 	}
+	if l.Stack != "" {
+		env = append(env, "LECAFE_STACK="+l.Stack)
+	}
+	return env
 }
 
 // publish registers the base images with Debian's own account, names and SSM
@@ -264,11 +269,12 @@ func (l *Lab) metadata(i ec2.InstanceInfo) imds.Instance {
 	return m
 }
 
-// Unset names the variables that would lead an AWS client elsewhere in spite
-// of Env.
+// Unset names the variables that would lead an AWS client, or lecafe, elsewhere
+// in spite of Env.
 func Unset() []string {
-	return []string{"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE",
-		"AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_SSM", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_AUTO_SCALING"}
+	return []string{"LECAFE_STACK", "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE",
+		"AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_SSM", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_AUTO_SCALING",
+		"AWS_ENDPOINT_URL_IAM", "AWS_ENDPOINT_URL_CLOUDFORMATION"}
 }
 
 // skewed is a clock that is ahead.

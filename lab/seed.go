@@ -16,11 +16,14 @@ type Seed struct {
 	Policies map[string]string            // role → IAM policy document
 }
 
+// Config is Le Café's configuration, app/config.txt in its assets bucket.
+const Config = "# Le Café's menu, as the application reads it\ngreeting=Bonjour\ncurrency=EUR\nespresso=2.20\ncroissant=1.80\n"
+
 // LeCafe is the seed of examples/lecafe-app.
 func LeCafe() *Seed {
 	return &Seed{
 		Buckets: map[string]map[string]string{
-			"lecafe-assets":  {"app/config.txt": "# Le Café's menu, as the application reads it\ngreeting=Bonjour\ncurrency=EUR\nespresso=2.20\ncroissant=1.80\n"},
+			"lecafe-assets":  {"app/config.txt": Config},
 			"lecafe-staging": {},
 			"lecafe-reports": {},
 		},

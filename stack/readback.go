@@ -28,6 +28,7 @@ type Status struct {
 	Outputs    map[string]string `json:"outputs"`
 	Resources  []Resource        `json:"resources"`
 	Missing    []string          `json:"missing"` // what the template has and the account has not
+	Drift      *Drift            `json:"drift,omitempty"`
 }
 
 // Status reads the stack, and back what was made of it.

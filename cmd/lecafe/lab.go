@@ -26,7 +26,7 @@ func labCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "lab",
 		Usage: "run a local AWS whose instances really boot",
-		Description: "One endpoint answers as EC2, Auto Scaling, S3, SQS, SSM and STS. Its instances are systemd\n" +
+		Description: "One endpoint answers as EC2, Auto Scaling, S3, SQS, SSM, IAM, STS and CloudFormation. Its instances are systemd\n" +
 			"containers with a cloud-init, a metadata service and a disk of their own; CreateImage captures\n" +
 			"the disk. Booting needs root on Linux; --driver none keeps instances as records.",
 		Subcommands: []*cli.Command{
@@ -82,7 +82,7 @@ func labFlags() []cli.Flag {
 		&cli.StringFlag{Name: "state-dir", Usage: "`DIR` for disks and consoles while the lab is up", Value: lab.DefaultStateDir, EnvVars: []string{"LECAFE_LAB_STATE_DIR"}},
 		&cli.Float64Flag{Name: "time-scale", Usage: "divide the cloud's own delays by `N`; boots take what they take", Value: 10},
 		&cli.BoolFlag{Name: "aws-times", Usage: "instances that boot change state as slowly as on AWS, with --time-scale: pending 15 s, stopping 30 s, image 45 s"},
-		&cli.StringFlag{Name: "seed", Usage: "what is in the cloud at first: le-cafe (buckets, queues, instance profile of the example) or none", Value: "le-cafe"},
+		&cli.StringFlag{Name: "seed", Usage: "what is in the cloud at first: le-cafe (buckets, queues, instance profile of the example), stack (what lecafe stack up makes, and LECAFE_STACK) or none", Value: "le-cafe"},
 		&cli.BoolFlag{Name: "verbose", Usage: "log what the lab does to stderr"},
 		cacheFlag(), mirrorFlag(),
 	}
@@ -97,9 +97,9 @@ func withLab(c *cli.Context, f func(context.Context, *lab.Lab) error) (err error
 	switch c.String("seed") {
 	case "le-cafe":
 		o.Seed = lab.LeCafe()
-	case "none":
+	case "stack", "none":
 	default:
-		return badRequest("--seed %q: choose le-cafe or none", c.String("seed"))
+		return badRequest("--seed %q: choose le-cafe, stack or none", c.String("seed"))
 	}
 	switch o.Driver {
 	case lab.DriverNone:
@@ -122,6 +122,11 @@ func withLab(c *cli.Context, f func(context.Context, *lab.Lab) error) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
+	if c.String("seed") == "stack" {
+		if err := seedStack(c, l); err != nil {
+			return err
+		}
+	}
 	return f(c.Context, l)
 }
 

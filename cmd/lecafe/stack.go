@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -53,9 +54,14 @@ func stackCommand() *cli.Command {
 				Action: func(c *cli.Context) error { return stackUp(c, false) },
 			},
 			{
-				Name: "status", Usage: "the stack, its outputs, and what was not made", Flags: []cli.Flag{name, asJSON},
-				Description: "Exit 1: there is no stack, it is not complete, or part of it was not made.",
-				Action:      stackStatus,
+				Name: "status", Usage: "the stack, its outputs, what was not made, and what has drifted",
+				Description: "Exit 1: there is no stack, it is not complete, part of it was not made, or somebody changed\n" +
+					"it behind CloudFormation. The launch template version that lecafe deploy promoted is no such change.",
+				Flags: []cli.Flag{
+					name, interval, asJSON,
+					&cli.BoolFlag{Name: "no-drift", Usage: "do not have CloudFormation detect drift, which takes its time"},
+				},
+				Action: stackStatus,
 			},
 			{
 				Name: "down", Usage: "remove the stack and wait until it is gone",
@@ -248,12 +254,17 @@ func stackStatus(c *cli.Context) error {
 	if err != nil {
 		return stackError(err)
 	}
+	if !c.Bool("no-drift") && !strings.HasSuffix(st.Status, "_IN_PROGRESS") {
+		if st.Drift, err = s.Drift(c.Context, st.ID); err != nil {
+			return stackError(err)
+		}
+	}
 	if c.Bool("json") {
 		if err := writeJSON(c.App.Writer, st); err != nil {
 			return err
 		}
 	} else {
-		fmt.Fprintf(c.App.Writer, "%s %s %s\n", st.Name, st.Status, st.Reason)
+		fmt.Fprintln(c.App.Writer, strings.TrimSpace(st.Name+" "+st.Status+" "+st.Reason))
 		w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
 		for _, k := range slices.Sorted(maps.Keys(st.Outputs)) {
 			fmt.Fprintf(w, "  %s\t%s\n", k, st.Outputs[k])
@@ -264,14 +275,43 @@ func stackStatus(c *cli.Context) error {
 		for _, m := range st.Missing {
 			fmt.Fprintf(c.App.Writer, "  NOT MADE: %s\n", m)
 		}
+		printDrift(c, st.Drift)
 	}
 	switch {
 	case !strings.HasSuffix(st.Status, "_COMPLETE") || strings.HasSuffix(st.Status, "ROLLBACK_COMPLETE"):
 		return fmt.Errorf("stack %s is %s", st.Name, st.Status)
 	case len(st.Missing) > 0:
 		return fmt.Errorf("%d parts of stack %s were not made", len(st.Missing), st.Name)
+	case len(st.Drift.Unexpected()) > 0:
+		return fmt.Errorf("%d resources of stack %s were changed behind its back: change them back, or change the stack with lecafe stack up", len(st.Drift.Unexpected()), st.Name)
 	}
 	return nil
+}
+
+func printDrift(c *cli.Context, d *stack.Drift) {
+	switch {
+	case d == nil:
+		return
+	case d.Status == "IN_SYNC":
+		fmt.Fprintln(c.App.Writer, "  drift: none")
+		return
+	case len(d.Resources) == 0:
+		fmt.Fprintf(c.App.Writer, "  drift: not looked at: %s\n", d.Reason)
+		return
+	}
+	for _, r := range d.Resources {
+		word := "DRIFT"
+		note := ""
+		if r.Deployed {
+			word, note = "drift", ", as deployed: the next up takes it over"
+		}
+		if len(r.Differences) == 0 {
+			fmt.Fprintf(c.App.Writer, "  %s: %s (%s) %s\n", word, r.LogicalID, r.PhysicalID, strings.ToLower(r.Status))
+		}
+		for _, p := range r.Differences {
+			fmt.Fprintf(c.App.Writer, "  %s: %s (%s): %s is %s, not %s%s\n", word, r.LogicalID, r.PhysicalID, p.Path, cmp.Or(short(p.Actual), "not there"), cmp.Or(short(p.Expected), "absent"), note)
+		}
+	}
 }
 
 func stackDown(c *cli.Context) error {
@@ -358,4 +398,12 @@ func errNotWanted(err error) error {
 		return nil
 	}
 	return errors.New("not done, as you said")
+}
+
+// short cuts a value to what a line holds; --json has all of it.
+func short(s string) string {
+	if r := []rune(s); len(r) > 60 {
+		return string(r[:60]) + "..."
+	}
+	return s
 }

@@ -289,12 +289,12 @@ func TestUnmodelledServiceAndAction(t *testing.T) {
 	code(t, err, "UnsupportedOperation")
 	_, err = ssm.NewFromConfig(noRetry(c.Config())).ListDocuments(t.Context(), nil)
 	code(t, err, "UnsupportedOperation")
-	_, err = awsconf.S3(noRetry(c.Config())).GetBucketPolicy(t.Context(), &s3.GetBucketPolicyInput{Bucket: aws.String("none")})
+	_, err = awsconf.S3(noRetry(c.Config())).GetBucketCors(t.Context(), &s3.GetBucketCorsInput{Bucket: aws.String("none")})
 	code(t, err, "NoSuchBucket")
 	c.S3.CreateBucket("some", "")
-	_, err = awsconf.S3(noRetry(c.Config())).GetBucketPolicy(t.Context(), &s3.GetBucketPolicyInput{Bucket: aws.String("some")})
+	_, err = awsconf.S3(noRetry(c.Config())).GetBucketCors(t.Context(), &s3.GetBucketCorsInput{Bucket: aws.String("some")})
 	code(t, err, "NotImplemented")
-	if !strings.Contains(err.Error(), "GetBucketPolicy") {
+	if !strings.Contains(err.Error(), "GetBucketCors") {
 		t.Errorf("the operation is not named: %v", err)
 	}
 }

@@ -65,6 +65,7 @@ type Cloud struct {
 	mu        sync.Mutex
 	faults    []*Injected
 	calls     []Call
+	implied   []Call
 	observers []*func(Call)
 	denials   []*denial
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -53,7 +54,28 @@ func (d *denial) matches(caller wire.Caller, need policy.Request) bool {
 
 // allowed decides as IAM does: an explicit deny wins, silence denies.
 func (c *Cloud) allowed(ctx context.Context, need policy.Request) bool {
-	return c.decide(wire.CallerFrom(ctx), wire.RegionFrom(ctx), need)
+	caller := wire.CallerFrom(ctx)
+	ok := c.decide(caller, wire.RegionFrom(ctx), need)
+	code, status := "", http.StatusOK
+	if !ok {
+		code, status = "AccessDenied", http.StatusForbidden
+	}
+	service, _, _ := strings.Cut(need.Action, ":")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.implied) < keptCalls {
+		c.implied = append(c.implied, Call{Time: c.clock.Now(), Service: service, Caller: caller, Resources: []string{need.Resource}, Permissions: []string{need.Action}, Status: status, Code: code})
+	}
+	return ok
+}
+
+// Implied returns the permissions that services asked for beside those of the
+// calls themselves: to list the bucket of a key that is missing, to delete each
+// key of many. A refused one is no refused call: the answer was another.
+func (c *Cloud) Implied() []Call {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.implied)
 }
 
 func (c *Cloud) decide(caller wire.Caller, region string, need policy.Request) bool {

@@ -131,12 +131,20 @@ func gone(_ string, err error) error {
 	return err
 }
 
+// unquote decodes a policy as IAM's answers have it.
+func unquote(s string) string {
+	if text, err := url.PathUnescape(s); err == nil {
+		return text
+	}
+	return s
+}
+
 func observeRole(w *world, id string) (map[string]string, error) {
 	out, err := w.query("iam", "GetRole", url.Values{"RoleName": {id}})
 	if err != nil {
 		return nil, err
 	}
-	seen := map[string]string{"/AssumeRolePolicyDocument": element(out, "AssumeRolePolicyDocument")}
+	seen := map[string]string{"/AssumeRolePolicyDocument": unquote(element(out, "AssumeRolePolicyDocument"))}
 	if out, err = w.query("iam", "ListRolePolicies", url.Values{"RoleName": {id}}); err != nil {
 		return nil, err
 	}
@@ -145,7 +153,7 @@ func observeRole(w *world, id string) (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		seen["/Policies/"+name] = element(doc, "PolicyDocument")
+		seen["/Policies/"+name] = unquote(element(doc, "PolicyDocument"))
 	}
 	if out, err = w.query("iam", "ListAttachedRolePolicies", url.Values{"RoleName": {id}}); err != nil {
 		return nil, err
