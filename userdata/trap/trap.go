@@ -3,6 +3,26 @@
 // and the instrumentation of sh scripts, statement by statement, which is for
 // cloud-config's runcmd and for images without the library. It judges nothing
 // and redacts nothing; that is the reader's part.
+//
+// What the library cannot record without changing what a script does, so that
+// only the script's own exit code tells of it (lint warns of the work in the
+// background):
+//
+//   - a single command, cmd &, that still runs when the script ends, or in a
+//     script that waits for all of its children at once (bash forgets their
+//     exit codes then) or replaces itself by exec: bash runs it in place of
+//     the child, where no trap is, and its exit code is looked for when the
+//     script ends. What runs in the background as ( list ), { list; } or a
+//     function is recorded in any case, command by command.
+//   - scripts under set -v, which shows the text of every trap that runs, and
+//     under extdebug, which shows functions their callers.
+//   - scripts that set DEBUG or RETURN traps and also either let functions
+//     inherit them, or set ERR traps, or source other files. DEBUG and
+//     RETURN traps alone are no hindrance: records are made in a subshell then,
+//     and name the line for the command; cmd & is not seen.
+//   - scripts whose BASH_XTRACEFD is no number in the text.
+//   - scripts that set traps and look at PIPESTATUS, which a function called
+//     trap would change.
 package trap
 
 import (

@@ -92,7 +92,7 @@ func TestBackgroundIsTold(t *testing.T) {
 	if err := os.WriteFile(library, []byte(trap.LibraryAt(filepath.Join(b.dir, "scripts"), b.records)), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	b.run([]byte("#!/bin/bash\n(ls /a; true)\n(ls /b; true) &\nwait\nls /c\n"), "/bin/bash", "BASH_ENV="+library)
+	b.run([]byte("#!/bin/bash\n(ls /a; true)\n(ls /b; true) &\nwait\nls /c\nls /d &\nwhile kill -0 \"$!\"; do :; done\n"), "/bin/bash", "BASH_ENV="+library)
 	records, err := trap.Read(b.records)
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +101,7 @@ func TestBackgroundIsTold(t *testing.T) {
 	for _, r := range records {
 		got[r.Line] = r.Background
 	}
-	if diff := cmp.Diff(map[int]bool{2: false, 3: true, 5: false}, got); diff != "" {
+	if diff := cmp.Diff(map[int]bool{2: false, 3: true, 5: false, 6: true}, got); diff != "" {
 		t.Errorf("line: in the background (-want +got):\n%s", diff)
 	}
 }
