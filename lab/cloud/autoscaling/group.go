@@ -49,6 +49,8 @@ type templateSpec struct {
 	ID      string `q:"LaunchTemplateId" out:"LaunchTemplateId"`
 	Name    string `q:"LaunchTemplateName" out:"LaunchTemplateName"`
 	Version string `out:"Version"`
+
+	mixed *mixedSpec // without its template, which is this
 }
 
 // ec2 names the template by its ID, once that is known.
@@ -62,6 +64,7 @@ func (t templateSpec) ec2() ec2.Template {
 type groupIn struct {
 	Name            string `q:"AutoScalingGroupName"`
 	LaunchTemplate  *templateSpec
+	Mixed           *mixedSpec `q:"MixedInstancesPolicy"`
 	MinSize         *int
 	MaxSize         *int
 	DesiredCapacity *int
@@ -112,8 +115,8 @@ func (c *call) createGroup(in *createIn) (any, error) {
 	if in.MinSize == nil || in.MaxSize == nil {
 		return nil, invalid("MinSize and MaxSize are required")
 	}
-	if in.LaunchTemplate == nil {
-		return nil, invalid("Valid requests must contain either LaunchTemplate, LaunchConfigurationName, InstanceId or MixedInstancesPolicy parameter; the lab models LaunchTemplate")
+	if in.LaunchTemplate == nil && in.Mixed == nil {
+		return nil, invalid("Valid requests must contain either LaunchTemplate, LaunchConfigurationName, InstanceId or MixedInstancesPolicy parameter; the lab models LaunchTemplate and MixedInstancesPolicy")
 	}
 	g := &group{region: c.r, name: in.Name, created: c.s.now(), cooldown: 300, checkType: "EC2", policies: []string{"Default"}, suspended: map[string]bool{}}
 	if in.VPCZones == "" && len(in.Zones) == 0 {
@@ -191,15 +194,15 @@ func (c *call) apply(g *group, in *groupIn, create bool) error {
 	if err := c.place(&next, in); err != nil {
 		return err
 	}
-	if in.LaunchTemplate != nil {
-		t, err := c.complete(*in.LaunchTemplate)
-		if err != nil {
-			return err
-		}
-		next.template = t
+	t, err := c.goal(in.LaunchTemplate, in.Mixed, next.template)
+	if err != nil {
+		return err
 	}
-	if in.LaunchTemplate != nil || len(in.Zones) > 0 || in.VPCZones != "" {
-		err := c.s.opts.Instances.CheckLaunch(c.r.name, ec2.Launch{Template: next.template.ec2(), SubnetID: next.zones[0].subnet, Count: 1})
+	if t != nil {
+		next.template = *t
+	}
+	if t != nil || len(in.Zones) > 0 || in.VPCZones != "" {
+		err := c.checkLaunch(next.template, next.zones[0].subnet)
 		if err != nil && query.As(err).Status < 500 { // a lack of capacity shows in the activities
 			return invalid("You must use a valid fully-formed launch template. %s", query.As(err).Message)
 		}
@@ -251,7 +254,7 @@ func (c *call) complete(t templateSpec) (templateSpec, error) {
 	if err != nil {
 		return t, invalid("You must use a valid fully-formed launch template. %s", query.As(err).Message)
 	}
-	return templateSpec{r.ID, r.Name, t.Version}, nil
+	return templateSpec{ID: r.ID, Name: r.Name, Version: t.Version}, nil
 }
 
 // https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_UpdateAutoScalingGroup.html

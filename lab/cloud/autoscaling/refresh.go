@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lecafe/lecafe/lab/cloud/ec2"
 	"github.com/lecafe/lecafe/lab/cloud/query"
 )
 
@@ -54,6 +53,7 @@ type startIn struct {
 
 type desiredConfig struct {
 	LaunchTemplate *templateSpec `out:"LaunchTemplate"`
+	Mixed          *mixedSpec    `q:"MixedInstancesPolicy" out:"MixedInstancesPolicy"`
 }
 
 type refreshIDOut struct {
@@ -154,15 +154,18 @@ func (c *call) startRefresh(in *startIn) (any, error) {
 		return nil, err
 	}
 	r := &refresh{id: query.RequestID(), status: "Pending", start: c.s.now(), prefs: in.Preferences, before: g.template, todo: map[*member]bool{}}
-	if in.Desired != nil && in.Desired.LaunchTemplate != nil {
-		t, err := c.complete(*in.Desired.LaunchTemplate)
-		if err != nil {
-			return nil, err
-		}
-		if err := c.s.opts.Instances.CheckLaunch(c.r.name, ec2.Launch{Template: t.ec2(), SubnetID: g.zones[0].subnet, Count: 1}); err != nil && query.As(err).Status < 500 {
+	if in.Desired == nil {
+		in.Desired = &desiredConfig{}
+	}
+	t, err := c.goal(in.Desired.LaunchTemplate, in.Desired.Mixed, g.template)
+	if err != nil {
+		return nil, err
+	}
+	if t != nil {
+		if err := c.checkLaunch(*t, g.zones[0].subnet); err != nil && query.As(err).Status < 500 {
 			return nil, invalid("You must use a valid fully-formed launch template. %s", query.As(err).Message)
 		}
-		r.desired = &t
+		r.desired = t
 	}
 	if r.prefs.AutoRollback != nil && *r.prefs.AutoRollback {
 		if why := c.reversible(r.desired, r.before); why != "" {
@@ -484,7 +487,8 @@ func (c *call) describeRefreshes(in *describeRefreshesIn) (any, error) {
 	for _, r := range page {
 		o := refreshOut{ID: r.id, Group: g.name, Status: r.status, Reason: r.reason, Start: r.start, End: r.ended, Strategy: "Rolling", Preferences: r.prefs}
 		if r.desired != nil {
-			o.Desired = &desiredConfig{r.desired}
+			o.Desired = &desiredConfig{}
+			o.Desired.LaunchTemplate, o.Desired.Mixed = r.desired.shown()
 		}
 		if r.status != "Pending" {
 			o.Percent, o.Left = new(r.percent(g)), new(r.left(g))

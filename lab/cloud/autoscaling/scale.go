@@ -147,6 +147,7 @@ func (s *Server) launchIn(g *group, z zone, n int) (int, error) {
 	spec := g.launchTemplate()
 	resolved, err := s.opts.Instances.ResolveTemplate(g.region.name, spec.ec2())
 	var ids []string
+	launchedType := resolved.InstanceType
 	if err == nil {
 		spec.Version = fmt.Sprint(resolved.Version)
 		tags := map[string]string{"aws:autoscaling:groupName": g.name}
@@ -155,7 +156,15 @@ func (s *Server) launchIn(g *group, z zone, n int) (int, error) {
 				tags[t.Key] = t.Value
 			}
 		}
-		ids, err = s.opts.Instances.Launch(g.region.name, ec2.Launch{Template: spec.ec2(), SubnetID: z.subnet, Tags: tags, Count: n})
+		for _, instanceType := range spec.types() {
+			ids, err = s.opts.Instances.Launch(g.region.name, ec2.Launch{Template: spec.ec2(), InstanceType: instanceType, SubnetID: z.subnet, Tags: tags, Count: n})
+			if instanceType != "" {
+				launchedType = instanceType
+			}
+			if err == nil {
+				break // what the first type with room has; the rest is asked for again
+			}
+		}
 	}
 	cause := fmt.Sprintf("At %s an instance was started in response to a difference between desired and actual capacity, increasing the capacity from %d to %d.", stampOf(s.now()), g.active, g.active+n)
 	if err != nil {
@@ -166,7 +175,7 @@ func (s *Server) launchIn(g *group, z zone, n int) (int, error) {
 		return 0, err
 	}
 	for _, id := range ids {
-		m := &member{id: id, group: g, zone: z, template: resolved, instanceType: resolved.InstanceType, protected: g.protect, born: g.refreshing()}
+		m := &member{id: id, group: g, zone: z, template: resolved, instanceType: launchedType, protected: g.protect, born: g.refreshing()}
 		if m.instanceType == "" {
 			m.instanceType = "m1.small"
 		}

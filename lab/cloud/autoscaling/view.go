@@ -10,7 +10,8 @@ import (
 type groupOut struct {
 	Name       string         `out:"AutoScalingGroupName"`
 	ARN        string         `out:"AutoScalingGroupARN"`
-	Template   templateOut    `out:"LaunchTemplate"`
+	Template   *templateSpec  `out:"LaunchTemplate"`
+	Mixed      *mixedSpec     `out:"MixedInstancesPolicy"`
 	Min        int            `out:"MinSize"`
 	Max        int            `out:"MaxSize"`
 	Desired    int            `out:"DesiredCapacity"`
@@ -41,11 +42,12 @@ func (g *group) arn() string {
 
 func (g *group) out() groupOut {
 	out := groupOut{
-		Name: g.name, ARN: g.arn(), Template: templateOut(g.template), Min: g.min, Max: g.max, Desired: g.desired, Cooldown: g.cooldown,
+		Name: g.name, ARN: g.arn(), Min: g.min, Max: g.max, Desired: g.desired, Cooldown: g.cooldown,
 		Warmup: g.warmup, CheckType: g.checkType, Grace: g.grace, Created: g.created, VPCZones: g.vpcZones, Tags: g.tagsOut(),
 		Policies: g.policies, Protect: g.protect,
 		LinkedRole: "arn:aws:iam::" + account + ":role/aws-service-role/autoscaling.amazonaws.com/AWSServiceRoleForAutoScaling",
 	}
+	out.Template, out.Mixed = g.template.shown()
 	for _, z := range g.zones {
 		if !slices.Contains(out.Zones, z.az) {
 			out.Zones = append(out.Zones, z.az)
