@@ -62,6 +62,7 @@ type Agent struct {
 
 	mu       sync.Mutex
 	memory   bootstrap.Memory
+	unkept   bool // the memory on disk says that nothing was judged: see remember
 	facts    facts
 	troubles map[string]bootstrap.Trouble
 	lastSaid map[string]string // to the console, by subject

@@ -181,6 +181,14 @@ func (a *Agent) remember() {
 	a.mu.Lock()
 	m := a.memory
 	a.mu.Unlock()
+	// Nothing is remembered as judged whose report a restart would lose.
+	kept := !m.Judged || a.outbox.Kept(m.ReportID)
+	if !kept {
+		m.Judged, m.Verdict, m.ReportID = false, "", ""
+	}
+	a.mu.Lock()
+	a.unkept = !kept
+	a.mu.Unlock()
 	if err := m.Save(a.stateDir()); err != nil {
 		a.log.Error("the bootstrap cannot be remembered; after a restart it is judged again", "error", err)
 	}

@@ -4,10 +4,13 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/lecafe/lecafe/agent"
+	"github.com/lecafe/lecafe/agent/bootstrap"
 	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/lab/cloud"
 )
 
 // TestReportStaysOnTheInstance pins that the bootstrap's report is found on the
@@ -33,5 +36,35 @@ func TestReportStaysOnTheInstance(t *testing.T) {
 	}
 	if info, err := os.Stat(agent.ReportPath(b.root)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
+	}
+}
+
+// TestNotRememberedAsJudgedWithoutTheReport pins that an instance whose disk
+// would not take the report is judged again after a restart: its report would
+// be lost otherwise, and nobody would know.
+func TestNotRememberedAsJudgedWithoutTheReport(t *testing.T) {
+	b := newBox(t, script)
+	fault := b.cloud.Inject(cloud.Fault{Service: "s3", Action: "PutObject", Kind: cloud.Error5xx})
+	b.start()
+	outbox := filepath.Join(b.root, "var/lib/lecafe/outbox")
+	if err := os.RemoveAll(outbox); err != nil {
+		t.Fatal(err)
+	}
+	b.ran("part-001")
+	b.cloudInit("modules-final", true)
+	b.eventually("the verdict", func() bool {
+		s, err := agent.ReadState(b.root)
+		return err == nil && s.Judged
+	})
+	b.eventually("attempts at S3", func() bool { return fault.Hits() > 0 })
+	b.kill()
+	m, err := bootstrap.LoadMemory(filepath.Join(b.root, "var/lib/lecafe"))
+	if err != nil || m.Judged || m.InstanceID == "" {
+		t.Errorf("remembered %+v, %v", m, err)
+	}
+	fault.Remove()
+	b.start()
+	if r := b.reports(1)[0]; r.Kind != report.KindBootstrap || r.Verdict != report.Success {
+		t.Errorf("after the restart: %+v", r)
 	}
 }

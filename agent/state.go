@@ -157,8 +157,11 @@ func (a *Agent) watchdog(ctx context.Context) {
 		case <-t.C:
 		}
 		a.mu.Lock()
-		judged := a.state.Judged
+		judged, unkept := a.state.Judged, a.unkept
 		a.mu.Unlock()
+		if unkept {
+			a.remember()
+		}
 		a.publish()
 		if every > 0 && (judged || time.Since(last) < every) {
 			if err := notify.Alive(); err != nil {

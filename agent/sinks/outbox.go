@@ -38,6 +38,7 @@ type entry struct {
 
 	errors map[string]string // last error by sink, for status
 	kind   report.Kind
+	lost   bool // the disk has not got it: a restart now would lose it
 }
 
 // Outbox is the reports that have not arrived everywhere, in a directory.
@@ -143,7 +144,19 @@ func (o *Outbox) save(id string, e *entry) error {
 	if err != nil {
 		return fmt.Errorf("write outbox: %w", err)
 	}
-	return atomicfile.WriteFile(o.path(id), b, 0o600)
+	err = atomicfile.WriteFile(o.path(id), b, 0o600)
+	e.lost = err != nil
+	return err
+}
+
+// Kept says whether a restart now would lose nothing: the report is on the
+// disk, or has arrived everywhere. It tries once more where the disk would not
+// take it before.
+func (o *Outbox) Kept(id string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	e, ok := o.entries[id]
+	return !ok || !e.lost || o.save(id, e) == nil
 }
 
 func (o *Outbox) wake() {
