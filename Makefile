@@ -6,7 +6,7 @@ SHELL       := /bin/bash
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS     := -s -w -X github.com/lecafe/lecafe/internal/version.Version=$(VERSION)
 GO_BUILD    := go build -ldflags '$(LDFLAGS)'
-DISTRO      ?= debian-12
+DISTRO      ?= debian-12 debian-13
 
 # The same for builds and tests, so that the large EC2 package is compiled
 # once for both.
@@ -42,8 +42,8 @@ check: setup ## format, vet, staticcheck, race tests, tidy and generate diffs, v
 	scripts/check
 
 .PHONY: drill
-drill: setup build ## every way to fail that lecafe drill knows, on real boots
-	bin/lecafe drill --distro $(DISTRO) examples/lecafe-app/recipe.yaml
+drill: setup build ## every way to fail that lecafe drill knows, and payloads of others, on real boots of each DISTRO
+	bin/lecafe drill $(addprefix --distro ,$(DISTRO)) --payloads drill/foreign.yaml examples/lecafe-app/recipe.yaml
 
 .PHONY: bench
 bench: build ## benchmarks; the last line is one JSON object of name to number

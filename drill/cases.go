@@ -27,6 +27,8 @@ type Case struct {
 	Files    []string // instead of UserData: see Table
 	Encode   string
 	Fault    string
+	Waits    bool // for a deadline, and does little else
+	Alone    bool // its fault is one that all instances share
 	Expect   Expectation
 
 	data []byte // what Files name

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -30,6 +31,9 @@ type Instance interface {
 	// Report waits for the report of the bootstrap, or for what the console
 	// says of it; the error is ErrSilent if neither comes.
 	Report(ctx context.Context) (r *report.Report, channel string, err error)
+	// Arrived is when the report arrived, on the clock that the instance's own
+	// times are of; zero where that is not known.
+	Arrived() time.Time
 	// CloudInit is what cloud-init itself says of the boot, in a few words.
 	CloudInit(ctx context.Context) string
 	// Close ends the instance and its fault.
@@ -44,14 +48,15 @@ type Result struct {
 	Verdict   report.Verdict `json:"verdict,omitempty"`
 	Cause     *report.Cause  `json:"cause,omitempty"` // the first one
 	Summary   string         `json:"summary,omitempty"`
-	Channel   string         `json:"channel,omitempty"` // s3 or console
-	Seconds   float64        `json:"seconds"`           // from launch to verdict
-	Wrong     string         `json:"wrong,omitempty"`   // how it differs from what is expected
+	Channel   string         `json:"channel,omitempty"`     // s3 or console
+	Seconds   float64        `json:"seconds"`               // from launch to verdict
+	Lag       *float64       `json:"lag_seconds,omitempty"` // from the end of cloud-init to the report's arrival
+	Wrong     string         `json:"wrong,omitempty"`       // how it differs from what is expected
 }
 
 // Options of Run.
 type Options struct {
-	Parallel int           // boots at once; cases with a fault run alone
+	Parallel int           // boots at once, beside those that only wait
 	Patience time.Duration // per boot
 	Done     func(Result)  // called after each case, one at a time
 }
@@ -72,35 +77,50 @@ func Run(ctx context.Context, cases []Case, g Ground, o Options) ([]Result, erro
 	}()
 	defer func() { close(finished); <-reported }()
 
-	var group errgroup.Group
+	var group, waiting errgroup.Group
 	group.SetLimit(max(1, o.Parallel))
-	for i, c := range cases {
-		if c.Fault == "" {
-			group.Go(func() error {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				out[i] = one(ctx, c, g, o.Patience)
-				finished <- out[i]
-				return ctx.Err()
-			})
+	waiting.SetLimit(maxWaiting)
+	boot := func(i int) func() error {
+		return func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			out[i] = one(ctx, cases[i], g, o.Patience)
+			finished <- out[i]
+			return ctx.Err()
 		}
 	}
-	if err := group.Wait(); err != nil {
+	started := make(chan struct{})
+	go func() {
+		defer close(started)
+		for i, c := range cases {
+			if c.Waits && !c.Alone {
+				waiting.Go(boot(i))
+			}
+		}
+	}()
+	for i, c := range cases {
+		if !c.Waits && !c.Alone {
+			group.Go(boot(i))
+		}
+	}
+	<-started
+	if err := errors.Join(group.Wait(), waiting.Wait()); err != nil {
 		return out, err
 	}
-	// A fault may be one of the cloud, which all instances share.
 	for i, c := range cases {
-		if c.Fault != "" {
-			if err := ctx.Err(); err != nil {
+		if c.Alone {
+			if err := boot(i)(); err != nil {
 				return out, err
 			}
-			out[i] = one(ctx, c, g, o.Patience)
-			finished <- out[i]
 		}
 	}
 	return out, nil
 }
+
+// maxWaiting is how many instances wait for a deadline at once: they take
+// memory, and hardly any time of a CPU.
+const maxWaiting = 3
 
 // closeTime bounds the end of one instance, also when the drill is interrupted.
 const closeTime = time.Minute
@@ -138,11 +158,47 @@ func one(ctx context.Context, c Case, g Ground, patience time.Duration) (r Resul
 	if len(rep.Causes) > 0 {
 		r.Cause = &rep.Causes[0]
 	}
+	r.Lag = lag(rep, instance.Arrived())
 	r.Wrong = c.Expect.Met(rep)
 	if r.Wrong == "" && c.Expect.Channel != "" && channel != c.Expect.Channel {
 		r.Wrong = fmt.Sprintf("told by %s, want %s", channel, c.Expect.Channel)
 	}
 	return r
+}
+
+// lag is the time from the end of the last stage to the report's arrival, nil
+// where one of them is not known.
+func lag(r *report.Report, arrived time.Time) *float64 {
+	var end time.Time
+	for _, s := range r.Stages {
+		if s.FinishedAt == nil {
+			return nil
+		}
+		if s.FinishedAt.After(end) {
+			end = *s.FinishedAt
+		}
+	}
+	if end.IsZero() || arrived.IsZero() {
+		return nil
+	}
+	d := arrived.Sub(end).Round(time.Millisecond).Seconds()
+	return &d
+}
+
+// Lags returns median and maximum of the lags of boots without a fault, 0
+// where there are none.
+func Lags(results []Result, cases []Case) (median, longest float64, n int) {
+	var all []float64
+	for i, r := range results {
+		if r.Lag != nil && cases[i].Fault == "" {
+			all = append(all, *r.Lag)
+		}
+	}
+	if len(all) == 0 {
+		return 0, 0, 0
+	}
+	slices.Sort(all)
+	return all[len(all)/2], all[len(all)-1], len(all)
 }
 
 // WriteMatrix prints results as a table.

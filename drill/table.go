@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -76,6 +77,8 @@ func parseTable(b []byte) (*Table, error) {
 			Files     []string `yaml:"files"`
 			Encode    string   `yaml:"encode"`
 			Fault     string   `yaml:"fault"`
+			Waits     bool     `yaml:"waits"`
+			Alone     bool     `yaml:"alone"`
 			Expect    struct {
 				Verdict report.Verdict   `yaml:"verdict"`
 				Stage   report.StageName `yaml:"stage"`
@@ -98,9 +101,14 @@ func parseTable(b []byte) (*Table, error) {
 		if c.Name == "" || (c.UserData == "") == (len(c.Files) == 0) {
 			return nil, fmt.Errorf("%w: case %q needs a name, and either user_data or files", ErrTable, c.Name)
 		}
-		t.Cases = append(t.Cases, Case{Name: c.Name, About: c.About, UserData: c.UserData, Files: c.Files, Encode: c.Encode, Fault: c.Fault, Expect: Expectation(c.Expect)})
+		t.Cases = append(t.Cases, Case{Name: c.Name, About: c.About, UserData: c.UserData, Files: c.Files, Encode: c.Encode, Fault: c.Fault, Waits: c.Waits, Alone: c.Alone, Expect: Expectation(c.Expect)})
 	}
 	return t, nil
+}
+
+// Has says whether a case is of this table.
+func (t *Table) Has(c Case) bool {
+	return slices.ContainsFunc(t.Cases, func(o Case) bool { return o.Name == c.Name })
 }
 
 // Fetch reads the payloads that the cases name. Packages are kept in cache

@@ -32,8 +32,8 @@ func drillCommand() *cli.Command {
 		Description: "Bakes the recipe in a lab of its own and boots the image with payloads and faults that make\n" +
 			"boots fail, and with some that do not. Exit 1 if any verdict or cause is wrong. Needs root on Linux.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "distro", Usage: "what the image is baked from: debian-12 or debian-13", Value: "debian-12"},
-			&cli.StringFlag{Name: "payloads", Usage: "boot the cases of `TABLE` instead: payloads that lie elsewhere"},
+			&cli.StringSliceFlag{Name: "distro", Usage: "what the image is baked from: debian-12, debian-13, or both, one after the other", Value: cli.NewStringSlice("debian-12")},
+			&cli.StringFlag{Name: "payloads", Usage: "boot the cases of `TABLE` too: payloads that lie elsewhere"},
 			&cli.StringSliceFlag{Name: "case", Usage: "only the cases that `PATTERN` matches, as runcmd-*"},
 			&cli.BoolFlag{Name: "list", Usage: "list the cases and end"},
 			&cli.IntFlag{Name: "parallel", Usage: "boot `N` instances at once", Value: 2},
@@ -52,43 +52,74 @@ func drillCommand() *cli.Command {
 }
 
 func drillAction(c *cli.Context) error {
-	cases, table, err := drillCases(c)
+	all, table, err := drillCases(c)
 	if err != nil {
 		return err
 	}
 	if c.Bool("list") {
-		for _, k := range cases {
-			fmt.Fprintf(c.App.Writer, "%-18s %-9s %-26s %s\n", k.Name, k.Expect.Verdict, k.Expect.Code, k.About)
+		for _, k := range all {
+			fmt.Fprintf(c.App.Writer, "%-26s %-9s %-26s %s\n", k.Name, k.Expect.Verdict, k.Expect.Code, k.About)
 		}
 		return nil
 	}
 	if c.NArg() != 1 {
 		return badRequest("drill takes one recipe, flags stand before it; see lecafe drill --help")
 	}
+	var releases []image.Release
+	for _, name := range c.StringSlice("distro") {
+		r, err := image.Find(name)
+		if err != nil {
+			return badRequest("--distro: %w", err)
+		}
+		releases = append(releases, r)
+	}
 	if err := machine.Ready(); err != nil {
 		return exitcode.With(exitcode.NotReady, err)
 	}
-	release, err := image.Find(c.String("distro"))
-	if err != nil {
-		return badRequest("--distro: %w", err)
-	}
 	if table != nil {
-		if table.Distro != "" && table.Distro != release.Name {
-			fmt.Fprintf(c.App.ErrWriter, "lecafe: what %s expects was written for %s\n", c.String("payloads"), table.Distro)
-		}
 		if err := table.Fetch(c.Context, c.String("cache"), c.String("mirror")); err != nil {
 			if errors.Is(err, drill.ErrTable) {
 				return exitcode.With(exitcode.BadRequest, err)
 			}
 			return exitcode.With(exitcode.NotReady, err)
 		}
-		if cases, err = chosen(c, table.Cases); err != nil {
+		// With the payloads in them.
+		if all, err = join(table); err != nil {
+			return err
+		}
+		if all, err = chosen(c, all); err != nil {
 			return err
 		}
 	}
+	var runs []drillRun
+	for _, r := range releases {
+		cases := slices.Clone(all)
+		if table != nil && table.Distro != "" && table.Distro != r.Name {
+			fmt.Fprintf(c.App.ErrWriter, "lecafe: the cases of %s expect %s and are left out on %s\n", c.String("payloads"), table.Distro, r.Name)
+			cases = slices.DeleteFunc(cases, table.Has)
+		}
+		results, err := drillOn(c, r, cases)
+		if err != nil {
+			return fmt.Errorf("drill on %s: %w", r.Name, err)
+		}
+		run := drillRun{Distro: r.Name, Cases: results}
+		run.LagMedian, run.LagMax, run.Lags = drill.Lags(results, cases)
+		for _, r := range results {
+			if r.Wrong != "" {
+				run.Wrong++
+			}
+		}
+		runs = append(runs, run)
+	}
+	return printDrill(c, runs)
+}
+
+// drillOn bakes the recipe for one release in a lab of its own and boots the
+// cases.
+func drillOn(c *cli.Context, release image.Release, cases []drill.Case) ([]drill.Result, error) {
 	r, err := recipe.Load(c.Args().First(), append(c.StringSlice("set"), "source.ssm_parameter=/aws/service/debian/release/"+release.Version+"/latest/amd64")...)
 	if err != nil {
-		return exitcode.With(exitcode.BadRequest, err)
+		return nil, exitcode.With(exitcode.BadRequest, err)
 	}
 	// What Le Café's user data says is baked in, so that a case's payload
 	// stays what it is.
@@ -97,11 +128,11 @@ func drillAction(c *cli.Context) error {
 	r.Agent.Orders.Queue = drillQueue
 	programs, err := bake.FindPrograms(bake.Programs{Agent: c.String("agent"), Builder: c.String("builder")}, r.Architecture)
 	if err != nil {
-		return exitcode.With(exitcode.NotReady, err)
+		return nil, exitcode.With(exitcode.NotReady, err)
 	}
 	base, err := buildImage(c, release.Name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	g := newDrillGround()
 	l, err := lab.Start(c.Context, lab.Options{
@@ -109,9 +140,10 @@ func drillAction(c *cli.Context) error {
 		Seed: drillSeed(), Log: labLog(c), Faults: g.machineFaults, IMDS: g.metadataFaults,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	g.lab = l
+	defer l.OnCall(g.note)()
 	defer func() {
 		if err := l.Close(); err != nil {
 			fmt.Fprintf(c.App.ErrWriter, "lecafe: close the lab: %v\n", err)
@@ -122,30 +154,37 @@ func drillAction(c *cli.Context) error {
 		APIOptions: []func(*middleware.Stack) error{awsconf.WholeBodies},
 	}
 	r.Agent.AWS.EndpointURL = l.URL
-	results, err := g.bakeAndRun(c, r, programs, cases)
-	if err != nil {
-		return err
-	}
-	return printDrill(c, release.Name, results)
+	return g.bakeAndRun(c, r, programs, cases)
 }
 
 // drillCases are the cases that --payloads and --case ask for. Those of a
 // table have no payload yet.
 func drillCases(c *cli.Context) ([]drill.Case, *drill.Table, error) {
+	var table *drill.Table
 	if file := c.String("payloads"); file != "" {
-		table, err := drill.ReadTable(file)
-		if err != nil {
+		var err error
+		if table, err = drill.ReadTable(file); err != nil {
 			return nil, nil, exitcode.With(exitcode.BadRequest, err)
 		}
-		cases, err := chosen(c, table.Cases)
-		return cases, table, err
 	}
-	all, err := drill.Cases()
+	all, err := join(table)
 	if err != nil {
 		return nil, nil, err
 	}
-	cases, err := chosen(c, all)
-	return cases, nil, err
+	all, err = chosen(c, all)
+	return all, table, err
+}
+
+// join is the drill's own cases and those of a table, if there is one.
+func join(table *drill.Table) ([]drill.Case, error) {
+	all, err := drill.Cases()
+	if err != nil || table == nil {
+		return all, err
+	}
+	if i := slices.IndexFunc(all, table.Has); i >= 0 {
+		return nil, badRequest("--payloads: there is a case %q already; give yours another name", all[i].Name)
+	}
+	return append(all, table.Cases...), nil
 }
 
 // chosen are the cases that --case asks for.
@@ -194,37 +233,51 @@ func (g *drillGround) bakeAndRun(c *cli.Context, r *recipe.Recipe, programs bake
 			if r.Wrong != "" {
 				state = "WRONG: " + r.Wrong
 			}
-			fmt.Fprintf(c.App.ErrWriter, "%2d/%d  %-18s %-9s %5.1f s  %s\n", done, len(cases), r.Name, r.Verdict, r.Seconds, state)
+			fmt.Fprintf(c.App.ErrWriter, "%2d/%d  %-26s %-9s %5.1f s  %s\n", done, len(cases), r.Name, r.Verdict, r.Seconds, state)
 		},
 	})
 }
 
-func printDrill(c *cli.Context, distro string, results []drill.Result) error {
-	wrong := 0
-	for _, r := range results {
-		if r.Wrong != "" {
-			wrong++
-		}
-	}
-	if c.Bool("json") {
-		if err := writeJSON(c.App.Writer, struct {
-			Distro string         `json:"distro"`
-			Wrong  int            `json:"wrong"`
-			Cases  []drill.Result `json:"cases"`
-		}{distro, wrong, results}); err != nil {
-			return err
-		}
-	} else if err := drill.WriteMatrix(c.App.Writer, results); err != nil {
-		return err
-	}
-	if wrong > 0 {
-		var names []string
-		for _, r := range results {
+// drillRun is what came of one release.
+type drillRun struct {
+	Distro string         `json:"distro"`
+	Wrong  int            `json:"wrong"`
+	Cases  []drill.Result `json:"cases"`
+
+	// From the end of cloud-init to the report in S3, in seconds, of boots
+	// without a fault.
+	LagMedian float64 `json:"lag_median_seconds"`
+	LagMax    float64 `json:"lag_max_seconds"`
+	Lags      int     `json:"lags"` // so many boots
+}
+
+// printDrill prints one matrix or JSON object for each release.
+func printDrill(c *cli.Context, runs []drillRun) error {
+	total := 0
+	var wrong []string
+	for _, run := range runs {
+		total += len(run.Cases)
+		for _, r := range run.Cases {
 			if r.Wrong != "" {
-				names = append(names, r.Name)
+				wrong = append(wrong, run.Distro+"/"+r.Name)
 			}
 		}
-		return fmt.Errorf("%d of %d cases are wrong: %s", wrong, len(results), strings.Join(names, ", "))
+		if c.Bool("json") {
+			if err := writeJSON(c.App.Writer, run); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(c.App.Writer, "%s\n", run.Distro)
+		if err := drill.WriteMatrix(c.App.Writer, run.Cases); err != nil {
+			return err
+		}
+		if run.Lags > 0 {
+			fmt.Fprintf(c.App.Writer, "from the end of cloud-init to the report in S3: median %.2f s, longest %.2f s, of %d boots\n", run.LagMedian, run.LagMax, run.Lags)
+		}
+	}
+	if len(wrong) > 0 {
+		return fmt.Errorf("%d of %d cases are wrong: %s", len(wrong), total, strings.Join(wrong, ", "))
 	}
 	return nil
 }

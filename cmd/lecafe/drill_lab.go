@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ import (
 	"github.com/lecafe/lecafe/agent/sinks"
 	"github.com/lecafe/lecafe/drill"
 	"github.com/lecafe/lecafe/lab"
+	"github.com/lecafe/lecafe/lab/cloud"
 	labec2 "github.com/lecafe/lecafe/lab/cloud/ec2"
 	"github.com/lecafe/lecafe/lab/cloud/wire"
 	"github.com/lecafe/lecafe/lab/imds"
@@ -57,11 +59,17 @@ type drillGround struct {
 	imageID string
 	clock   drillClock
 
-	mu    sync.Mutex
-	fault string // around instances that are launched now
+	launch    sync.Mutex // one launch at a time, until it is known whose fault it has
+	mu        sync.Mutex
+	launching string               // fault around the instance that is launched now
+	asked     chan struct{}        // closed when that instance has its fault
+	faults    map[string]string    // instance → fault
+	arrived   map[string]time.Time // ARN of an object → when it was put
 }
 
-func newDrillGround() *drillGround { return &drillGround{clock: drillClock{Clock: wire.Scaled(20)}} }
+func newDrillGround() *drillGround {
+	return &drillGround{clock: drillClock{Clock: wire.Scaled(20)}, faults: map[string]string{}, arrived: map[string]time.Time{}}
+}
 
 // drillClock is AWS's clock, which a case may put a day ahead.
 type drillClock struct {
@@ -71,14 +79,63 @@ type drillClock struct {
 
 func (c *drillClock) Now() time.Time { return c.Clock.Now().Add(time.Duration(c.ahead.Load())) }
 
-func (g *drillGround) current() string {
+// faultOf is the fault around an instance. Who is asked about for the first
+// time is the one that is being launched.
+func (g *drillGround) faultOf(id string) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.fault
+	f, ok := g.faults[id]
+	if !ok {
+		f = g.launching
+		g.faults[id] = f
+		if g.asked != nil {
+			close(g.asked)
+			g.asked = nil
+		}
+	}
+	return f
 }
 
-func (g *drillGround) machineFaults(labec2.Machine) machine.Faults {
-	switch g.current() {
+// note remembers when objects arrive: as it happens, on this machine's clock,
+// which is the instances' too.
+func (g *drillGround) note(c cloud.Call) {
+	if c.Service != "s3" || c.Action != "PutObject" || c.Status != http.StatusOK {
+		return
+	}
+	now := time.Now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, arn := range c.Resources {
+		g.arrived[arn] = now
+	}
+}
+
+// run launches an instance with a fault around it.
+func (g *drillGround) run(ctx context.Context, fault string, in *ec2.RunInstancesInput) (string, error) {
+	g.launch.Lock()
+	defer g.launch.Unlock()
+	asked := make(chan struct{})
+	g.mu.Lock()
+	g.launching, g.asked = fault, asked
+	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		g.launching, g.asked = "", nil
+		g.mu.Unlock()
+	}()
+	out, err := ec2.NewFromConfig(g.cfg).RunInstances(ctx, in)
+	if err != nil {
+		return "", err
+	}
+	select {
+	case <-asked:
+	case <-ctx.Done(): // the report's wait says what is wrong
+	}
+	return *out.Instances[0].InstanceId, nil
+}
+
+func (g *drillGround) machineFaults(m labec2.Machine) machine.Faults {
+	switch g.faultOf(m.InstanceID) {
 	case "imds-down":
 		return machine.Faults{IMDSDown: true}
 	case "no-network":
@@ -92,8 +149,8 @@ func (g *drillGround) machineFaults(labec2.Machine) machine.Faults {
 // lateCredentials is how long a role stays away.
 const lateCredentials = 20 * time.Second
 
-func (g *drillGround) metadataFaults(_ string, s *imds.Server) {
-	if g.current() != "late-credentials" {
+func (g *drillGround) metadataFaults(id string, s *imds.Server) {
+	if g.faultOf(id) != "late-credentials" {
 		return
 	}
 	s.SetFaults(func(f *imds.Faults) { f.CredentialsMissing = -1 })
@@ -142,9 +199,6 @@ func (g *drillGround) Boot(ctx context.Context, c drill.Case, payload []byte) (d
 	if err != nil {
 		return nil, err
 	}
-	g.mu.Lock()
-	g.fault = c.Fault
-	g.mu.Unlock()
 	in := &ec2.RunInstancesInput{
 		ImageId: &g.imageID, MinCount: aws.Int32(1), MaxCount: aws.Int32(1), InstanceType: ec2types.InstanceTypeT3Micro,
 		UserData:        aws.String(base64.StdEncoding.EncodeToString(payload)),
@@ -153,7 +207,7 @@ func (g *drillGround) Boot(ctx context.Context, c drill.Case, payload []byte) (d
 	if profile != "" {
 		in.IamInstanceProfile = &ec2types.IamInstanceProfileSpecification{Name: &profile}
 	}
-	out, err := ec2.NewFromConfig(g.cfg).RunInstances(ctx, in)
+	id, err := g.run(ctx, c.Fault, in)
 	if err != nil {
 		undo()
 		return nil, err
@@ -162,7 +216,7 @@ func (g *drillGround) Boot(ctx context.Context, c drill.Case, payload []byte) (d
 		g.clock.ahead.Store(int64(24 * time.Hour))
 		undo = func() { g.clock.ahead.Store(0) }
 	}
-	i := &drillInstance{g: g, id: *out.Instances[0].InstanceId, undo: sync.OnceFunc(undo)}
+	i := &drillInstance{g: g, id: id, undo: sync.OnceFunc(undo)}
 	if c.Fault == "agent-killed" {
 		i.kill(ctx)
 	}
@@ -174,6 +228,14 @@ type drillInstance struct {
 	id     string
 	undo   func()
 	killer sync.WaitGroup
+	key    string // of the report
+}
+
+// Arrived implements drill.Instance.
+func (i *drillInstance) Arrived() time.Time {
+	i.g.mu.Lock()
+	defer i.g.mu.Unlock()
+	return i.g.arrived["arn:aws:s3:::"+drillReports+"/"+i.key]
 }
 
 // kill waits until user data runs and kills the agent.
@@ -227,6 +289,7 @@ func (i *drillInstance) fromS3(ctx context.Context) (*report.Report, error) {
 			continue
 		}
 		i.undo() // the report is out
+		i.key = key
 		out, err := i.g.s3().GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(drillReports), Key: &key})
 		if err != nil {
 			return nil, fmt.Errorf("read report: %w", err)
@@ -281,9 +344,6 @@ func (i *drillInstance) CloudInit(ctx context.Context) string {
 // Close implements drill.Instance.
 func (i *drillInstance) Close(ctx context.Context) error {
 	i.undo()
-	i.g.mu.Lock()
-	i.g.fault = ""
-	i.g.mu.Unlock()
 	_, err := ec2.NewFromConfig(i.g.cfg).TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{i.id}})
 	i.killer.Wait()
 	return err
