@@ -726,6 +726,84 @@ func TestTimeline(t *testing.T) {
 	}
 }
 
+// versions of cloud-init that distributions ship or shipped, over every change
+// of what it leaves behind: recoverable_errors from 23.4, one process for all
+// stages from 24.3, times since boot from 24.4, no DEBUG in Amazon Linux 2023's
+// log.
+var versions = []string{"22.2.2", "22.3.4", "22.4.2", "23.1.2", "23.2.2", "23.3.3", "23.4.4", "24.1.3", "24.2", "24.3.1", "24.4.1", "25.1.4", "25.2", "25.3"}
+
+// TestEveryVersion pins that the verdict does not depend on the version.
+func TestEveryVersion(t *testing.T) {
+	for _, v := range versions {
+		recoverable := func(b *boot, level, text string) {
+			if b.since(23, 4) {
+				b.stages[network].recoverable = map[string][]string{level: {text}}
+			}
+		}
+		for name, c := range map[string]struct {
+			play    func() *boot
+			verdict report.Verdict
+			code    report.Code
+			line    int
+		}{
+			"healthy": {func() *boot { return newBoot(t, v, good).run("part-001") }, report.Success, "", 0},
+			"script": {func() *boot {
+				return newBoot(t, v, "#!/bin/bash\nset -e\ncurl -f http://x/\n").failed("part-001", "22", "-").trap("part-001", 3, 22, "curl -f http://x/", true, false)
+			}, report.Failure, report.CodeScriptExit, 3},
+			"mid-script": {func() *boot {
+				return newBoot(t, v, "#!/bin/bash\nfalse\ntrue\n").run("part-001").trap("part-001", 2, 1, "false", false, false)
+			}, report.Degraded, report.CodeCommandFailed, 2},
+			"module": {func() *boot {
+				b := newBoot(t, v, "#cloud-config\nntp: {enabled: true}\n")
+				b.stages[modulesConfig].errors = []string{"('ntp', RuntimeError('no client'))"}
+				b.unit("cloud-config.service", "failed").Result = "exit-code"
+				return b
+			}, report.Failure, report.CodeModuleFailed, 0},
+			"no header": {func() *boot {
+				b := newBoot(t, v, "echo a\n")
+				b.line("__init__.py", "WARNING", "Unhandled non-multipart (text/x-not-multipart) userdata: 'b'echo a'...'")
+				recoverable(b, "WARNING", "Unhandled non-multipart (text/x-not-multipart) userdata: 'echo a...'")
+				return b
+			}, report.Failure, report.CodeUserDataNoHeader, 1},
+			"deprecated": {func() *boot {
+				b := newBoot(t, v, "#cloud-config\nruncmd:\n  - [ls, /]\n").run("runcmd")
+				recoverable(b, "DEPRECATED", "x is deprecated")
+				return b
+			}, report.Success, "", 0},
+			"no metadata": {func() *boot {
+				b := newBoot(t, v, good)
+				b.source = "DataSourceNone"
+				return b
+			}, report.Failure, report.CodeDatasourceNone, 0},
+			"hang": {func() *boot {
+				b := newBoot(t, v, "#!/bin/bash\nsleep infinity\n").run("part-001").hangs(modulesFinal)
+				b.unit("cloud-final.service", "activating")
+				unit := "cloud-final.service"
+				if b.since(24, 3) {
+					unit = "cloud-init-main.service"
+				}
+				return b.process(unit, 103, 1, "/bin/bash", "/var/lib/cloud/instance/scripts/part-001").process(unit, 104, 103, "sleep", "infinity")
+			}, report.Failure, report.CodeDeadline, 0},
+		} {
+			t.Run(v+" "+name, func(t *testing.T) {
+				j := c.play().judge()
+				if j.Verdict != c.verdict || !j.Done {
+					t.Fatalf("%s, done %t: %+v", j.Verdict, j.Done, j.Causes)
+				}
+				if c.code == "" {
+					if len(j.Causes) > 0 {
+						t.Errorf("causes %+v", j.Causes)
+					}
+					return
+				}
+				if got := j.Causes[0]; got.Code != c.code || got.Line != c.line || name == "hang" && got.Command != "sleep infinity" {
+					t.Errorf("cause %+v, want %s on line %d", got, c.code, c.line)
+				}
+			})
+		}
+	}
+}
+
 func TestReadPayload(t *testing.T) {
 	var zipped bytes.Buffer
 	w := gzip.NewWriter(&zipped)
