@@ -14,7 +14,8 @@ import (
 )
 
 // ErrUninstrumented says that a script is better left as it is: it does not
-// parse, or it shows its own text or commands, and the checks would be seen.
+// parse, or it shows its own text, commands or variables, and the checks would
+// be seen.
 var ErrUninstrumented = errors.New("script left as it is")
 
 // marker begins what Instrument puts into a script.
@@ -112,7 +113,7 @@ func prelude(file, records string, exitTrap bool) string {
 func describe(src []byte, st *syntax.Stmt) string {
 	text := src[st.Pos().Offset():min(int(st.End().Offset()), len(src))]
 	if line, _, more := bytes.Cut(text, []byte("\n")); more {
-		text = append(bytes.TrimRight(bytes.Clone(line), " \t"), " ..."...)
+		text = append(bytes.TrimRight(bytes.Clone(line), " \t\\"), " ..."...)
 	}
 	if len(text) > 300 {
 		text = text[:300]
@@ -123,8 +124,8 @@ func describe(src []byte, st *syntax.Stmt) string {
 // shows says how a script would show the checks.
 func shows(src []byte, f *syntax.File) string {
 	first, _, _ := bytes.Cut(src, []byte("\n"))
-	if _, arg, ok := bytes.Cut(bytes.TrimPrefix(first, []byte("#!")), []byte(" -")); ok && bytes.ContainsAny(arg, "xvn") {
-		return "traces itself by its first line"
+	if _, arg, ok := bytes.Cut(bytes.TrimPrefix(first, []byte("#!")), []byte(" -")); ok && bytes.ContainsAny(arg, "xvna") {
+		return "traces itself or exports what it sets by its first line"
 	}
 	why := ""
 	syntax.Walk(f, func(n syntax.Node) bool {
@@ -146,6 +147,8 @@ func shows(src []byte, f *syntax.File) string {
 				why = "traces itself"
 			case len(lit) > 1 && lit[0] == '-' && strings.ContainsAny(lit[1:], "xvn"):
 				why = "traces itself"
+			case lit == "allexport" || len(lit) > 1 && lit[0] == '-' && strings.Contains(lit[1:], "a"):
+				why = "exports whatever is set"
 			}
 		}
 		return true

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/lecafe/lecafe/userdata/trap"
+	"github.com/lecafe/lecafe/userdata/trap/traptest"
 )
 
 func TestReadPassesOverWhatIsNoRecord(t *testing.T) {
@@ -48,13 +49,10 @@ func TestReadPassesOverWhatIsNoRecord(t *testing.T) {
 }
 
 func TestRecordsEnd(t *testing.T) {
-	b := newBench(t)
-	library := filepath.Join(b.dir, "trap.sh")
-	if err := os.WriteFile(library, []byte(trap.LibraryAt(filepath.Join(b.dir, "scripts"), b.records)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	b.run([]byte("#!/bin/bash\nfor i in {1..200}; do\n  (false; true)\n  ls /nonexistent\ndone\n"), "/bin/bash", "BASH_ENV="+library)
-	records, err := trap.Read(b.records)
+	b := traptest.New(t)
+	library := b.Library()
+	b.Run([]byte("#!/bin/bash\nfor i in {1..200}; do\n  (false; true)\n  ls /nonexistent\ndone\n"), "/bin/bash", "BASH_ENV="+library)
+	records, err := trap.Read(b.Records)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,12 +64,9 @@ func TestRecordsEnd(t *testing.T) {
 // A bash that cloud-init starts for anything but a script is none of our
 // business: nothing is recorded, and its children do not see BASH_ENV.
 func TestOtherBashIsLeftAlone(t *testing.T) {
-	b := newBench(t)
-	library := filepath.Join(b.dir, "trap.sh")
-	if err := os.WriteFile(library, []byte(trap.LibraryAt(filepath.Join(b.dir, "scripts"), b.records)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	other := filepath.Join(b.dir, "other.sh")
+	b := traptest.New(t)
+	library := b.Library()
+	other := filepath.Join(b.Dir, "other.sh")
 	if err := os.WriteFile(other, []byte("false; echo \"$- ${BASH_ENV-unset}\"; trap -p ERR; declare -F\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -81,19 +76,16 @@ func TestOtherBashIsLeftAlone(t *testing.T) {
 	if err != nil || string(out) != "hB unset\n" {
 		t.Errorf("output %q, %v", out, err)
 	}
-	if records, err := trap.Read(b.records); len(records) != 0 || err != nil {
+	if records, err := trap.Read(b.Records); len(records) != 0 || err != nil {
 		t.Errorf("records %v, %v", records, err)
 	}
 }
 
 func TestBackgroundIsTold(t *testing.T) {
-	b := newBench(t)
-	library := filepath.Join(b.dir, "trap.sh")
-	if err := os.WriteFile(library, []byte(trap.LibraryAt(filepath.Join(b.dir, "scripts"), b.records)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	b.run([]byte("#!/bin/bash\n(ls /a; true)\n(ls /b; true) &\nwait\nls /c\nls /d &\nwhile kill -0 \"$!\"; do :; done\n"), "/bin/bash", "BASH_ENV="+library)
-	records, err := trap.Read(b.records)
+	b := traptest.New(t)
+	library := b.Library()
+	b.Run([]byte("#!/bin/bash\n(ls /a; true)\n(ls /b; true) &\nwait\nls /c\nls /d &\nwhile kill -0 \"$!\"; do :; done\n"), "/bin/bash", "BASH_ENV="+library)
+	records, err := trap.Read(b.Records)
 	if err != nil {
 		t.Fatal(err)
 	}
