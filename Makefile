@@ -49,6 +49,12 @@ drill: setup build ## every way to fail that lecafe drill knows, and payloads of
 bench: build ## benchmarks; the last line is one JSON object of name to number
 	scripts/bench
 
+.PHONY: bench-packer
+bench-packer: setup build ## lecafe beside the real Packer, in real time: about 20 minutes
+	table=$$(mktemp); trap 'rm -f "$$table"' EXIT; \
+	LECAFE_BIN=$(CURDIR)/bin LECAFE_SIDE_BY_SIDE=$$table go test -vet=off -count=1 -timeout 60m -run '^TestSideBySide$$' ./test/packer; \
+	cat "$$table"
+
 # Both end with the line that sums them up.
 .PHONY: loss
 loss: ## 200 kills of the orders service: nothing acknowledged is lost

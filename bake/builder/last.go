@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/bake/cleanup"
@@ -43,8 +41,7 @@ func (b *Builder) cleanAndInspect(ctx context.Context, res *manifest.Result) err
 		return fmt.Errorf("%d findings", len(findings))
 	}
 	if b.plan.Clean.ZeroFreeSpace {
-		b.phase("clean", "overwriting freed blocks")
-		if err := zeroFree(ctx, b.Root); err != nil {
+		if err := b.zeroFree(ctx); err != nil {
 			return err
 		}
 	}
@@ -98,62 +95,6 @@ func join(words []string) string {
 		out += w + "\n"
 	}
 	return out
-}
-
-// used returns the bytes that root's files take on its own file system, each
-// inode once. The file system's own count would have what is under a mount,
-// and in a container what is beside it.
-func used(root string) int64 {
-	var top syscall.Stat_t
-	if err := syscall.Lstat(root, &top); err != nil {
-		return 0
-	}
-	var total int64
-	seen := map[uint64]bool{}
-	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return nil // what vanishes meanwhile takes no space
-		}
-		var st syscall.Stat_t
-		if syscall.Lstat(path, &st) != nil {
-			return nil
-		}
-		if d.IsDir() && st.Dev != top.Dev {
-			return fs.SkipDir
-		}
-		if st.Nlink > 1 && !d.IsDir() {
-			if seen[st.Ino] {
-				return nil
-			}
-			seen[st.Ino] = true
-		}
-		total += st.Blocks * 512
-		return nil
-	})
-	return total
-}
-
-// zeroFree fills the file system with a file of zeros and removes it.
-// Reserved blocks are filled too: the builder runs as root.
-func zeroFree(ctx context.Context, root string) (err error) {
-	path := filepath.Join(root, ".lecafe-zero")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("zero free space: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.Remove(path)) }()
-	block := make([]byte, 4<<20)
-	for {
-		if _, err := f.Write(block); err != nil {
-			if !errors.Is(err, syscall.ENOSPC) {
-				return errors.Join(fmt.Errorf("zero free space: %w", err), f.Close())
-			}
-			return errors.Join(f.Sync(), f.Close())
-		}
-		if ctx.Err() != nil {
-			return errors.Join(fmt.Errorf("zero free space: %w", context.Cause(ctx)), f.Close())
-		}
-	}
 }
 
 // Last is what the last hook calls when nothing runs any more and the root

@@ -44,7 +44,7 @@ func (b *Builder) Finish(ctx context.Context, l Local) ([]cleanup.Finding, error
 		return findings, err
 	}
 	if l.Clean.ZeroFreeSpace {
-		err = zeroFree(ctx, b.Root)
+		err = b.zeroFree(ctx)
 	}
 	return nil, err
 }

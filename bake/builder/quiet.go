@@ -24,7 +24,7 @@ func quiet(ctx context.Context, log *slog.Logger) {
 		run("auditctl", "--signal", "stop")
 	}
 	run("systemctl", "stop", "rsyslog.service", "syslog.socket", "unattended-upgrades.service", "apt-daily.timer", "apt-daily-upgrade.timer",
-		"dnf-makecache.timer", "man-db.timer", "logrotate.timer", "fstrim.timer", "systemd-tmpfiles-clean.timer", "amazon-ssm-agent.service", "lecafe-agent.service")
+		"dnf-makecache.timer", "dnf-automatic.timer", "dnf-automatic-install.timer", "sysstat-collect.timer", "sysstat-summary.timer", "rhsmcertd.service", "insights-client.timer", "man-db.timer", "logrotate.timer", "fstrim.timer", "systemd-tmpfiles-clean.timer", "amazon-ssm-agent.service", "lecafe-agent.service")
 	drop := "/run/systemd/journald.conf.d"
 	if err := os.MkdirAll(drop, 0o755); err == nil {
 		if err := os.WriteFile(filepath.Join(drop, "lecafe-builder.conf"), []byte("[Journal]\nStorage=volatile\n"), 0o644); err == nil {

@@ -1,0 +1,124 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lecafe/lecafe/lab"
+)
+
+// merged mounts an image's layers and returns the directory.
+func merged(t *testing.T, l *lab.Lab, imageID string) string {
+	t.Helper()
+	layers, err := l.Machines.Layers(imageID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	if err := unix.Mount("overlay", root, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(layers, ":")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(root, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return root
+}
+
+// blocks is what the files below root take.
+func blocks(t *testing.T, root string) (total int64) {
+	t.Helper()
+	seen := map[uint64]bool{}
+	err := filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if st := info.Sys().(*syscall.Stat_t); !seen[st.Ino] {
+			seen[st.Ino] = st.Nlink > 1 && !d.IsDir()
+			total += st.Blocks * 512
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return total
+}
+
+// TestRebootStepAndSize bakes with a reboot between two steps, into an image
+// that is larger than the recipe wants: the builder goes on in the next boot,
+// and says what the image's files take, not the host's disk.
+func TestRebootStepAndSize(t *testing.T) {
+	l := startLab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale = 20 })
+	o := newOperator(t, l)
+	recipe := filepath.Join(t.TempDir(), "recipe.yaml")
+	// boot_id is the host kernel's in a container; a systemd that has begun
+	// anew tells boots apart.
+	if err := os.WriteFile(recipe, []byte(`name: rebooted
+source: {ssm_parameter: `+parameter("debian-12")+`}
+staging: {bucket: lecafe-staging}
+image: {}
+provision:
+  - name: before
+    run: |
+      systemctl show --property=UserspaceTimestampMonotonic > /opt/first-boot
+      echo volatile > /run/of-this-boot
+      head -c 700M /dev/zero | tr '\\0' x > /opt/beans
+  - {name: restart, reboot: true}
+  - name: after
+    run: |
+      test ! -e /run/of-this-boot
+      test "$(cat /opt/first-boot)" != "$(systemctl show --property=UserspaceTimestampMonotonic)"
+      echo again > /opt/second-boot
+clean: {zero_free_space: true, max_used: 1}
+agent:
+  report: {s3: {bucket: lecafe-reports}}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, code := o.lecafe("bake", "--json", "--set", "agent.aws.endpoint_url="+l.URL, recipe)
+	if code != 0 {
+		t.Fatalf("lecafe bake: exit code %d\n%s", code, stderr)
+	}
+	var out struct {
+		ImageID   string `json:"image_id"`
+		UsedBytes int64  `json:"used_bytes"`
+	}
+	if err := json.Unmarshal([]byte(stdout), &out); err != nil {
+		t.Fatal(err)
+	}
+	root := merged(t, l, out.ImageID)
+	for path, want := range map[string]string{"opt/second-boot": "again\n"} {
+		if got, err := os.ReadFile(filepath.Join(root, path)); err != nil || string(got) != want {
+			t.Errorf("/%s: %q, %v", path, got, err)
+		}
+	}
+	took := blocks(t, root)
+	t.Logf("used_bytes %d, the image's files take %d", out.UsedBytes, took)
+	if off := out.UsedBytes - took; off < 0 || off > took/5 { // the builder's own program and the logs were still there
+		t.Errorf("used_bytes %d, but the image's files take %d", out.UsedBytes, took)
+	}
+	warning := fmt.Sprintf("the image has %.1f GiB in use, more than the 1 GiB of clean.max_used", float64(out.UsedBytes)/(1<<30))
+	if !strings.Contains(stderr, warning) {
+		t.Errorf("no warning %q:\n%s", warning, stderr)
+	}
+	for _, want := range []string{"step 1 of 3", "step 2 of 3", "step 3 of 3"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("the output does not say %q:\n%s", want, stderr)
+		}
+	}
+	o.nothingLeft(out.ImageID)
+}
