@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/url"
+	"path/filepath"
 )
 
 // Rule is one kind of finding.
@@ -75,7 +77,7 @@ func Write(w io.Writer, version string, rules []Rule, results []Result) error {
 		var l location
 		if r.File != "" {
 			l.Physical = &physical{}
-			l.Physical.ArtifactLocation.URI = r.File
+			l.Physical.ArtifactLocation.URI = (&url.URL{Path: filepath.ToSlash(r.File)}).String()
 			if r.Line > 0 {
 				l.Physical.Region = &region{r.Line, r.Column}
 			}
