@@ -2,9 +2,12 @@ package bootstrap
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/lecafe/lecafe/internal/strictyaml"
+	"github.com/lecafe/lecafe/userdata/trap"
 )
 
 // CloudUnits are the units of cloud-init's under all its naming schemes.
@@ -41,6 +44,9 @@ const (
 	// settle gathers what happens at once into one look: cloud-init replaces
 	// files several times a second.
 	settle = 30 * time.Millisecond
+	// settleAfter is the same once cloud-init has ended: what wakes the observer
+	// then are the agent's own answers, of which the last is awaited.
+	settleAfter = time.Millisecond
 	// lastLook is how long after the end the evidence is looked at again.
 	lastLook = 150 * time.Millisecond
 	// heartbeat bounds how late a change is noticed that nothing woke us for
@@ -80,11 +86,12 @@ func (o *Observer) Run(ctx context.Context) (Judgement, Evidence, error) {
 			return j, ev, ctx.Err() // Progress may end it
 		}
 		if j.Done {
-			if looked || f.Options.Deadline > 0 && clock.Uptime >= f.Options.Deadline {
+			// What scripts wrote last passes through another process on its way
+			// to the log: one more look a moment later has it. Not where all of it
+			// is older than that.
+			if looked || f.Options.Deadline > 0 && clock.Uptime >= f.Options.Deadline || quiet(o.Root, clock.At.Add(-lastLook)) {
 				return j, ev, nil
 			}
-			// What scripts wrote last passes through another process on its way
-			// to the log: one more look a moment later has it.
 			looked = true
 			if err := pause(ctx, lastLook); err != nil {
 				return j, ev, err
@@ -97,6 +104,7 @@ func (o *Observer) Run(ctx context.Context) (Judgement, Evidence, error) {
 			wait = max(left, 0) + time.Millisecond
 		}
 		timer := time.NewTimer(wait)
+		gather := settle
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -105,12 +113,27 @@ func (o *Observer) Run(ctx context.Context) (Judgement, Evidence, error) {
 			continue
 		case <-files:
 		case <-o.Changed:
+			if ev.CloudInit.Ended() {
+				gather = settleAfter
+			}
 		}
 		timer.Stop()
-		if err := pause(ctx, settle); err != nil {
+		if err := pause(ctx, gather); err != nil {
 			return j, ev, err
 		}
 	}
+}
+
+// quiet says that nothing the evidence is read from has changed since at. It is
+// asked after the reading.
+func quiet(root string, at time.Time) bool {
+	for _, path := range []string{resultFile, logFile, outputFile, trap.RecordsDir} {
+		info, err := os.Stat(filepath.Join(root, path))
+		if err == nil && info.ModTime().After(at) {
+			return false
+		}
+	}
+	return true
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lecafe/lecafe/agent/report"
@@ -31,17 +32,23 @@ const (
 )
 
 var (
-	bucketForm   = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
-	regionForm   = regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$`)
-	roleForm     = regexp.MustCompile(`^A[A-Z0-9]{3,127}$`)
-	checksumForm = regexp.MustCompile(`^(?i:CRC32|CRC32C|CRC64NVME|MD5|SHA1|SHA256|SHA512):[A-Za-z0-9+/]{2,}={0,2}(-[0-9]{1,5})?$`)
-	sha256Form   = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	unitForm     = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|target|mount|timer|path|swap|slice|scope|device|automount)$`)
-	queueForm    = regexp.MustCompile(`^[A-Za-z0-9_-]{1,80}$|^[A-Za-z0-9_-]{1,75}\.fifo$`)
-	nameForm     = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$|^[0-9]{1,10}$`)
-	variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
-	codeForm     = regexp.MustCompile(`^[a-z0-9_]{1,64}$`)
+	bucketForm   = form(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+	regionForm   = form(`^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$`)
+	roleForm     = form(`^A[A-Z0-9]{3,127}$`)
+	checksumForm = form(`^(?i:CRC32|CRC32C|CRC64NVME|MD5|SHA1|SHA256|SHA512):[A-Za-z0-9+/]{2,}={0,2}(-[0-9]{1,5})?$`)
+	sha256Form   = form(`^[0-9a-f]{64}$`)
+	unitForm     = form(`^[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|target|mount|timer|path|swap|slice|scope|device|automount)$`)
+	queueForm    = form(`^[A-Za-z0-9_-]{1,80}$|^[A-Za-z0-9_-]{1,75}\.fifo$`)
+	nameForm     = form(`^[a-z_][a-z0-9_-]{0,31}$|^[0-9]{1,10}$`)
+	variableForm = form(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+	codeForm     = form(`^[a-z0-9_]{1,64}$`)
 )
+
+// form compiles when it is asked for: most settings need few of them, and every
+// start of the agent would pay for all.
+func form(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // Validate returns every problem of s. docs are the files that s was read
 // from, the last word first asked; without them problems have no place.
@@ -109,8 +116,8 @@ func (c *checker) add(field, value, message, hint string) {
 	c.problems = append(c.problems, strictyaml.Problem{File: name, Field: field, Value: value, Message: message, Hint: hint})
 }
 
-func (c *checker) match(field, value string, form *regexp.Regexp, message, hint string) {
-	if value != "" && !form.MatchString(value) {
+func (c *checker) match(field, value string, form func() *regexp.Regexp, message, hint string) {
+	if value != "" && !form().MatchString(value) {
 		c.add(field, value, message, hint)
 	}
 }
@@ -150,7 +157,7 @@ func (c *checker) bootstrap(b Bootstrap) {
 		field, severity := "bootstrap.severity."+code, b.Severity[code]
 		if !slices.Contains(report.Codes(), report.Code(code)) {
 			hint := "docs/report.schema.json lists the cause codes"
-			if !codeForm.MatchString(code) {
+			if !codeForm().MatchString(code) {
 				hint = "cause codes are lower case words joined by _; " + hint
 			}
 			c.add(field, "", "is no cause code", hint)
@@ -186,7 +193,7 @@ func (c *checker) bootstrap(b Bootstrap) {
 }
 
 func (c *checker) unit(field, name string) {
-	if !unitForm.MatchString(name) {
+	if !unitForm().MatchString(name) {
 		c.add(field, name, "is no unit name", "write it with its type, as app.service")
 	}
 }
@@ -230,7 +237,7 @@ func (c *checker) queue(field, q string) {
 	case q == "":
 	case strings.Contains(q, "://"):
 		c.url(field, q)
-	case !queueForm.MatchString(q):
+	case !queueForm().MatchString(q):
 		c.add(field, q, "is no queue name", "up to 80 of letters, digits, hyphen and underscore (FIFO: .fifo at the end), or the queue's URL")
 	}
 }
@@ -302,7 +309,7 @@ func (c *checker) env(field string, e EnvFile) {
 		c.add(field+".set", "", "is missing", "write the variables as NAME: value")
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.Set)) {
-		if !variableForm.MatchString(name) {
+		if !variableForm().MatchString(name) {
 			c.add(field+".set."+name, "", "is no name of a variable", "letters, digits and underscore, not starting with a digit")
 		}
 		if strings.ContainsFunc(e.Set[name], func(r rune) bool { return r < 0x20 || r == 0x7f }) {
@@ -332,7 +339,7 @@ func (c *checker) orders(o Orders) {
 		c.add("orders.drain", o.Drain.String(), "is out of bounds", fmt.Sprintf("%s to %s", MinDrain, MaxDrain))
 	}
 	if o.SealTo != "" {
-		if bucket, _, ok := cutS3(o.SealTo); !ok || !bucketForm.MatchString(bucket) {
+		if bucket, _, ok := cutS3(o.SealTo); !ok || !bucketForm().MatchString(bucket) {
 			c.add("orders.seal_to", o.SealTo, "is no S3 prefix", "write it as s3://bucket/prefix")
 		}
 	}
@@ -350,7 +357,7 @@ func cutS3(uri string) (bucket, key string, ok bool) {
 // SplitS3 splits s3://bucket/key. The key is not empty.
 func SplitS3(uri string) (bucket, key string, err error) {
 	bucket, key, ok := cutS3(uri)
-	if !ok || key == "" || !bucketForm.MatchString(bucket) || len(key) > 1024 {
+	if !ok || key == "" || !bucketForm().MatchString(bucket) || len(key) > 1024 {
 		return "", "", fmt.Errorf("%q is not of the form s3://bucket/key", uri)
 	}
 	return bucket, key, nil
