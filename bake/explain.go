@@ -10,7 +10,6 @@ import (
 
 	"github.com/aws/smithy-go"
 
-	"github.com/lecafe/lecafe/bake/recipe"
 	"github.com/lecafe/lecafe/internal/exitcode"
 	"github.com/lecafe/lecafe/policy"
 )
@@ -37,7 +36,11 @@ func (b *bake) explain(err error) error {
 	case errors.As(err, &r):
 		return exitcode.With(exitcode.NotReady, err)
 	case denied(err):
-		return exitcode.With(exitcode.NotReady, fmt.Errorf("%w%s", err, lacking(err, b.recipe)))
+		var doc policy.Document
+		if b.recipe != nil && b.recipe.Staging.Bucket != "" {
+			doc = policy.Bake(policy.Where{}, b.recipe)
+		}
+		return exitcode.With(exitcode.NotReady, fmt.Errorf("%w%s", err, lacking(err, doc, "lecafe policy bake --recipe RECIPE")))
 	}
 	return err
 }
@@ -67,24 +70,36 @@ func iamAction(err error) string {
 	return strings.ToLower(op.Service()) + ":" + name
 }
 
-// lacking is the policy statement that would have allowed the call.
-func lacking(err error, r *recipe.Recipe) string {
+// lacking is the statement of a policy that would have allowed the call, and
+// the command that prints all of it.
+func lacking(err error, doc policy.Document, whole string) string {
 	action := iamAction(err)
 	text := "; a permission is missing"
 	if action != "" {
 		text += ": " + action
 	}
-	if r != nil && r.Staging.Bucket != "" {
-		for _, s := range policy.Bake(policy.Where{}, r).Statement {
-			if !slices.Contains(s.Action, action) {
-				continue
-			}
-			s.Action = []string{action}
-			if data, err := json.MarshalIndent(s, "  ", "  "); err == nil {
-				text += "\nadd this statement to the caller's policy:\n  " + string(data)
-				break
-			}
+	for _, s := range doc.Statement {
+		if !slices.Contains(s.Action, action) {
+			continue
+		}
+		s.Action = []string{action}
+		if data, err := json.MarshalIndent(s, "  ", "  "); err == nil {
+			text += "\nadd this statement to the caller's policy:\n  " + string(data)
+			break
 		}
 	}
-	return text + "\nthe whole policy: lecafe policy bake --recipe RECIPE"
+	return text + "\nthe whole policy: " + whole
+}
+
+// explain is a bake's explain, with gc's own policy.
+func (o GCOptions) explain(err error) error {
+	if !denied(err) {
+		return newBake(Options{Config: o.Config}).explain(err)
+	}
+	staging := o.Staging
+	if len(staging) == 0 {
+		staging = []string{"s3://BUCKET/PREFIX"}
+	}
+	doc := policy.GC(policy.Where{}, policy.Collecting{Staging: staging, Protects: true})
+	return exitcode.With(exitcode.NotReady, fmt.Errorf("%w%s", err, lacking(err, doc, "lecafe policy gc --staging "+strings.Join(staging, " --staging "))))
 }

@@ -58,14 +58,14 @@ func GC(ctx context.Context, o GCOptions) ([]*Garbage, error) {
 	template := Options{Config: o.Config, StateDir: o.StateDir, Report: o.Report, Poll: o.Poll, Now: o.Now}
 	found, err := findBakes(ctx, template, o)
 	if err != nil {
-		return nil, newBake(template).explain(err)
+		return nil, o.explain(err)
 	}
 	out := make([]*Garbage, 0, len(found))
 	var errs []error
 	for _, id := range slices.Sorted(maps.Keys(found)) {
 		g, err := judge(ctx, template, found[id])
 		if err != nil {
-			return nil, newBake(template).explain(fmt.Errorf("%s: %w", id, err))
+			return nil, o.explain(fmt.Errorf("%s: %w", id, err))
 		}
 		if len(g.Things) == 0 {
 			continue
@@ -79,7 +79,7 @@ func GC(ctx context.Context, o GCOptions) ([]*Garbage, error) {
 				return out, err
 			}
 			if g.left, err = g.bake.leftovers(ctx, g.bake.store.known()); err != nil {
-				return out, newBake(template).explain(err)
+				return out, o.explain(err)
 			}
 		}
 		if err := g.remove(ctx); err != nil {
@@ -89,7 +89,7 @@ func GC(ctx context.Context, o GCOptions) ([]*Garbage, error) {
 		}
 		g.Removed = true
 	}
-	return out, newBake(template).explain(errors.Join(errs...))
+	return out, o.explain(errors.Join(errs...))
 }
 
 // judge reads a bake's journal and lists what is left of it.

@@ -17,6 +17,7 @@ import (
 	"github.com/lecafe/lecafe/bake"
 	"github.com/lecafe/lecafe/bake/manifest"
 	"github.com/lecafe/lecafe/internal/awsconf"
+	"github.com/lecafe/lecafe/internal/exitcode"
 )
 
 // killedInCopy is a cloud in which a bake was killed when CopyImage had been
@@ -162,6 +163,22 @@ func TestGCLeavesFinishedCopies(t *testing.T) {
 	for _, region := range regions {
 		if im := w.imagesIn(region); len(im) != 1 || tag(im[0].Tags, manifest.TagState) != manifest.StateDone {
 			t.Errorf("%s: %+v", region, im)
+		}
+	}
+}
+
+// A gc that may not remove names the action and the statement that lacks.
+func TestGCWithoutPermission(t *testing.T) {
+	t.Parallel()
+	w := killedInCopy(t)
+	w.Deny("ec2:DeleteSnapshot", "*", "*")
+	_, err := bake.GC(t.Context(), bake.GCOptions{Config: w.Config(), Remove: true, Poll: 10 * time.Millisecond, Settle: time.Millisecond})
+	if err == nil || exitcode.Of(err) != exitcode.NotReady {
+		t.Fatalf("GC: %v", err)
+	}
+	for _, want := range []string{"delete snapshot snap-", "a permission is missing: ec2:DeleteSnapshot", `"Sid": "DeleteSnapshots"`, "lecafe policy gc --staging"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not say %q: %v", want, err)
 		}
 	}
 }
