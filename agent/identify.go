@@ -474,20 +474,27 @@ func (a *Agent) tags() {
 	if err != nil {
 		return
 	}
+	type metadata struct {
+		Tags struct {
+			Instance map[string]string `json:"instance"`
+		} `json:"tags"`
+		AutoScaling struct {
+			State string `json:"target-lifecycle-state"`
+		} `json:"autoscaling"`
+	}
 	var doc struct {
 		DS struct {
-			Meta struct {
-				Tags struct {
-					Instance map[string]string `json:"instance"`
-				} `json:"tags"`
-				AutoScaling struct {
-					State string `json:"target-lifecycle-state"`
-				} `json:"autoscaling"`
-			} `json:"meta_data"`
+			// The first is what cloud-init 22.4 to 25.1 write, the second what
+			// their documents say.
+			Meta       metadata `json:"meta-data"`
+			Documented metadata `json:"meta_data"`
 		} `json:"ds"`
 	}
 	if json.Unmarshal(b, &doc) != nil {
 		return
+	}
+	if doc.DS.Meta.Tags.Instance == nil && doc.DS.Meta.AutoScaling.State == "" {
+		doc.DS.Meta = doc.DS.Documented
 	}
 	t := doc.DS.Meta.Tags.Instance
 	a.mu.Lock()
