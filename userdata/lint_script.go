@@ -180,7 +180,7 @@ func (s *shellLint) run(src []byte) {
 // readable makes the shell's words of placeholders, which have been reported,
 // so that the rest of the script is looked at as well. Lengths stay.
 func readable(src []byte) []byte {
-	for _, f := range placeholderForms {
+	for _, f := range placeholderForms() {
 		if f.severity != Error {
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -17,19 +18,21 @@ type secretForm struct {
 	known bool
 }
 
-var secretForms = []secretForm{
-	{regexp.MustCompile(`\b((?:AKIA|ASIA)[A-Z0-9]{16})\b`), "an AWS access key", true},
-	{regexp.MustCompile(`(?i)aws_?secret_?(?:access_?)?key['"]?\s*[:=]\s*['"]?([A-Za-z0-9/+=]{40})\b`), "an AWS secret key", true},
-	{regexp.MustCompile(`-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----`), "a private key", true},
-	{regexp.MustCompile(`\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{18,}|xox[abprs]-[A-Za-z0-9-]{10,}|sk_live_[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35}|npm_[A-Za-z0-9]{36}|dckr_pat_[A-Za-z0-9_-]{20,}|hvs\.[A-Za-z0-9_-]{24,})`), "an access token", true},
-	{regexp.MustCompile(`\b(eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})`), "a signed token", true},
-	{regexp.MustCompile(`\b[a-z][a-z0-9+.-]*://[^/\s:@"'$]*:([^/\s:@"'${}<>*]{3,})@[A-Za-z0-9]`), "a password in a URL", false},
-	{regexp.MustCompile(`(?i)\b(?:[a-z0-9_]*_)?(?:password|passwd|passphrase|secret|secret_?key|token|api_?key|access_?key|private_?key|auth_?key|credentials?)\s*=\s*['"]?([^\s'"$` + "`" + `{}<>;|&()\\]{6,})`), "a secret in an assignment", false},
-	{regexp.MustCompile(`(?i)^\s*-?\s*['"]?(?:password|plain_text_passwd|plain-text-passwd|[a-z0-9_]*(?:_password|_secret|_token|_api_key|api_key|secret_key))['"]?\s*:\s*['"]?([^\s'"${}<>|&*!\[\]#]{5,})['"]?\s*$`), "a secret in a setting", false},
-	{regexp.MustCompile(`(?i)\s--?(?:password|passwd|token|api-?key|secret)[ =]['"]?([^\s'"$` + "`" + `{}<>;|&()\\-][^\s'"$` + "`" + `{}<>;|&()\\]{5,})`), "a secret on a command line", false},
-	{regexp.MustCompile(`\bcurl\b[^|;]*\s(?:-u|--user)[ =]?['"]?[A-Za-z0-9._-]+:([^\s'"$` + "`" + `]{4,})`), "a password on a command line", false},
-	{regexp.MustCompile(`\becho\s+['"]?[a-z_][a-z0-9_-]*:([^\s'"$` + "`" + `:]{4,})['"]?\s*\|\s*(?:sudo\s+)?chpasswd\b`), "a password for chpasswd", false},
-}
+var secretForms = sync.OnceValue(func() []secretForm {
+	return []secretForm{
+		{regexp.MustCompile(`\b((?:AKIA|ASIA)[A-Z0-9]{16})\b`), "an AWS access key", true},
+		{regexp.MustCompile(`(?i)aws_?secret_?(?:access_?)?key['"]?\s*[:=]\s*['"]?([A-Za-z0-9/+=]{40})\b`), "an AWS secret key", true},
+		{regexp.MustCompile(`-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----`), "a private key", true},
+		{regexp.MustCompile(`\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{18,}|xox[abprs]-[A-Za-z0-9-]{10,}|sk_live_[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35}|npm_[A-Za-z0-9]{36}|dckr_pat_[A-Za-z0-9_-]{20,}|hvs\.[A-Za-z0-9_-]{24,})`), "an access token", true},
+		{regexp.MustCompile(`\b(eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})`), "a signed token", true},
+		{regexp.MustCompile(`\b[a-z][a-z0-9+.-]*://[^/\s:@"'$]*:([^/\s:@"'${}<>*]{3,})@[A-Za-z0-9]`), "a password in a URL", false},
+		{regexp.MustCompile(`(?i)\b(?:[a-z0-9_]*_)?(?:password|passwd|passphrase|secret|secret_?key|token|api_?key|access_?key|private_?key|auth_?key|credentials?)\s*=\s*['"]?([^\s'"$` + "`" + `{}<>;|&()\\]{6,})`), "a secret in an assignment", false},
+		{regexp.MustCompile(`(?i)^\s*-?\s*['"]?(?:password|plain_text_passwd|plain-text-passwd|[a-z0-9_]*(?:_password|_secret|_token|_api_key|api_key|secret_key))['"]?\s*:\s*['"]?([^\s'"${}<>|&*!\[\]#]{5,})['"]?\s*$`), "a secret in a setting", false},
+		{regexp.MustCompile(`(?i)\s--?(?:password|passwd|token|api-?key|secret)[ =]['"]?([^\s'"$` + "`" + `{}<>;|&()\\-][^\s'"$` + "`" + `{}<>;|&()\\]{5,})`), "a secret on a command line", false},
+		{regexp.MustCompile(`\bcurl\b[^|;]*\s(?:-u|--user)[ =]?['"]?[A-Za-z0-9._-]+:([^\s'"$` + "`" + `]{4,})`), "a password on a command line", false},
+		{regexp.MustCompile(`\becho\s+['"]?[a-z_][a-z0-9_-]*:([^\s'"$` + "`" + `:]{4,})['"]?\s*\|\s*(?:sudo\s+)?chpasswd\b`), "a password for chpasswd", false},
+	}
+})
 
 // notSecret recognises values that only say where a secret is.
 var notSecret = regexp.MustCompile(`(?i)^(?:/|\./|~/|%|file:|https?:|arn:|ssm:|vault:|resolve:|secretsmanager:|true$|false$|none$|null$|required$|optional$|enabled$|disabled$|yes$|no$|\d{1,9}$|x+$|\*+$|.*(?:change_?me|example|placeholder|replace))`)
@@ -51,19 +54,21 @@ type placeholderForm struct {
 	template bool // it is at home in a jinja template
 }
 
-var placeholderForms = []placeholderForm{
-	{regexp.MustCompile(`\$\{(?:var|local|module|data|path|terraform|each|self|count|aws_[a-z0-9_]+|random_[a-z]+|tls_[a-z_]+)\.[A-Za-z_][A-Za-z0-9_.\[\]"*-]*\}`), "Terraform", Error, false},
-	{regexp.MustCompile(`%\{\s*~?\s*(?:if|for|else|endif|endfor)\b[^}\n]*\}`), "Terraform", Error, false},
-	{regexp.MustCompile(`\$\$\{[A-Za-z_][A-Za-z0-9_]*\}`), "Terraform (an escaped $${...} is for templatefile alone)", Error, false},
-	{regexp.MustCompile(`\$\{AWS::[A-Za-z]+\}|\$\{[A-Z][A-Za-z0-9]*\.[A-Z][A-Za-z0-9.]*\}`), "CloudFormation", Error, false},
-	{regexp.MustCompile(`"?\bFn::(?:Sub|Join|Base64|GetAtt|ImportValue|FindInMap|Select)\b|(?:^|[\s:\[-])!(?:Sub|Ref|GetAtt|Join|ImportValue|FindInMap)\s+['"|>\[A-Za-z]|\{\s*"Ref"\s*:`), "CloudFormation", Error, false},
-	{regexp.MustCompile(`\$\{Token\[[^\]\n]+\]\}`), "CDK", Error, false},
-	{regexp.MustCompile(`\{\{-?\s*(?:ds|v1|v2)\.[a-z_][^}\n]*\}\}`), "jinja (the payload does not begin with ## template: jinja)", Error, true},
-	{regexp.MustCompile(`\{%-?\s*(?:if|for|set|else|elif|endif|endfor)\b[^%\n]*%\}`), "jinja (the payload does not begin with ## template: jinja)", Error, true},
-	{regexp.MustCompile(`\{\{-?\s*(?:[a-z_][a-z0-9_]*|\.Values\.[A-Za-z0-9_.]+)\s*-?\}\}`), "a template", Warning, true},
-	{regexp.MustCompile(`<(?:YOUR|REPLACE|INSERT|CHANGE|ENTER|MY)[-_ A-Z0-9]+>|\b(?:REPLACE|CHANGE)_?ME\b|\b(?:REPLACE|INSERT)_(?:WITH|YOUR)_[A-Z0-9_]+\b`), "a person", Warning, false},
-	{regexp.MustCompile(`(?:^|[\s="'/:@])(?:@@[A-Z][A-Z0-9_]+@@|%%[A-Z][A-Z0-9_]+%%|__[A-Z][A-Z0-9_]*[A-Z0-9]__)`), "a template", Warning, false},
-}
+var placeholderForms = sync.OnceValue(func() []placeholderForm {
+	return []placeholderForm{
+		{regexp.MustCompile(`\$\{(?:var|local|module|data|path|terraform|each|self|count|aws_[a-z0-9_]+|random_[a-z]+|tls_[a-z_]+)\.[A-Za-z_][A-Za-z0-9_.\[\]"*-]*\}`), "Terraform", Error, false},
+		{regexp.MustCompile(`%\{\s*~?\s*(?:if|for|else|endif|endfor)\b[^}\n]*\}`), "Terraform", Error, false},
+		{regexp.MustCompile(`\$\$\{[A-Za-z_][A-Za-z0-9_]*\}`), "Terraform (an escaped $${...} is for templatefile alone)", Error, false},
+		{regexp.MustCompile(`\$\{AWS::[A-Za-z]+\}|\$\{[A-Z][A-Za-z0-9]*\.[A-Z][A-Za-z0-9.]*\}`), "CloudFormation", Error, false},
+		{regexp.MustCompile(`"?\bFn::(?:Sub|Join|Base64|GetAtt|ImportValue|FindInMap|Select)\b|(?:^|[\s:\[-])!(?:Sub|Ref|GetAtt|Join|ImportValue|FindInMap)\s+['"|>\[A-Za-z]|\{\s*"Ref"\s*:`), "CloudFormation", Error, false},
+		{regexp.MustCompile(`\$\{Token\[[^\]\n]+\]\}`), "CDK", Error, false},
+		{regexp.MustCompile(`\{\{-?\s*(?:ds|v1|v2)\.[a-z_][^}\n]*\}\}`), "jinja (the payload does not begin with ## template: jinja)", Error, true},
+		{regexp.MustCompile(`\{%-?\s*(?:if|for|set|else|elif|endif|endfor)\b[^%\n]*%\}`), "jinja (the payload does not begin with ## template: jinja)", Error, true},
+		{regexp.MustCompile(`\{\{-?\s*(?:[a-z_][a-z0-9_]*|\.Values\.[A-Za-z0-9_.]+)\s*-?\}\}`), "a template", Warning, true},
+		{regexp.MustCompile(`<(?:YOUR|REPLACE|INSERT|CHANGE|ENTER|MY)[-_ A-Z0-9]+>|\b(?:REPLACE|CHANGE)_?ME\b|\b(?:REPLACE|INSERT)_(?:WITH|YOUR)_[A-Z0-9_]+\b`), "a person", Warning, false},
+		{regexp.MustCompile(`(?:^|[\s="'/:@])(?:@@[A-Z][A-Z0-9_]+@@|%%[A-Z][A-Z0-9_]+%%|__[A-Z][A-Z0-9_]*[A-Z0-9]__)`), "a template", Warning, false},
+	}
+})
 
 // text looks for what is wrong in any language. It works on lines: words in
 // comments count for secrets, which are no safer there, and for nothing else.
@@ -73,7 +78,7 @@ func (l *linter) text(p *Part, at place) {
 	shell := script && isShell(bytes.TrimSpace(p.Body))
 	v1 := false
 	for i, line := range at.lines {
-		for _, s := range secretForms {
+		for _, s := range secretForms() {
 			m := s.form.FindStringSubmatchIndex(line)
 			if m == nil || !s.known && (notSecret.MatchString(line[m[2]:m[3]]) || expression(line, m[2], m[3])) {
 				continue
@@ -84,7 +89,7 @@ func (l *linter) text(p *Part, at place) {
 		if strings.HasPrefix(strings.TrimSpace(line), "#") && i > 0 {
 			continue
 		}
-		for _, f := range placeholderForms {
+		for _, f := range placeholderForms() {
 			if f.template && p.Jinja {
 				continue
 			}

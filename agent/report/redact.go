@@ -3,6 +3,7 @@ package report
 import (
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // Redacted stands where a secret stood.
@@ -22,34 +23,38 @@ const secretWord = `(?:pass(?:word|wd|phrase)?|pwd|secret|token|api[_-]?key|acce
 // value is a word or a quoted string.
 const value = `(?:\[redacted\]|"(?:[^"\\]|\\.)*"|'[^']*'|[^\s"',;&)}\]]+)`
 
-var rules = []rule{
-	// Private keys, whole where the end is there, to the end of the text where not.
-	{regexp.MustCompile(`(?s)-----BEGIN ([A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?)-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\z)`), Redacted},
-	// Signed URLs: the signature and the session token.
-	{regexp.MustCompile(`(?i)\b(X-Amz-(?:Signature|Security-Token|Credential)|Signature|AWSAccessKeyId|sig)=[^\s&"'<>]+`), "${1}=" + Redacted},
-	// scheme://user:password@host
-	{regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^\s/@"'<>]+@`), "${1}" + Redacted + "@"},
-	// Authorization headers and bearer tokens.
-	{regexp.MustCompile(`(?i)\b((?:proxy-)?authorization)(["']?\s*[:=]\s*["']?)(?:(?:basic|bearer|digest|token|negotiate|aws4-hmac-sha256)\s+)?[^\s"',]+(?:,\s*\w+=[^\s"',]+)*`), "${1}${2}" + Redacted},
-	{regexp.MustCompile(`(?i)\b(bearer|basic)(\s+)[A-Za-z0-9._~+/=-]{8,}`), "${1}${2}" + Redacted},
-	// X-aws-ec2-metadata-token: ..., X-Vault-Token: ..., Cookie: ...
-	{regexp.MustCompile(`(?i)\b((?:set-)?cookie|x-[a-z0-9-]*(?:token|key|secret)[a-z0-9-]*)(["']?\s*:\s*["']?)[^\s"']+`), "${1}${2}" + Redacted},
-	// --password X, --token=X, -p X after mysql-like names is left to the next rule.
-	{regexp.MustCompile(`(?i)(--?[a-z0-9-]*` + secretWord + `[a-z0-9-]*)([= ]\s*)` + value), "${1}${2}" + Redacted},
-	// NAME=value, "name": "value", name: value
-	{regexp.MustCompile(`(?i)([A-Za-z0-9_.-]*` + secretWord + `[A-Za-z0-9_.]*["']?\s*(?:=>|:=|[:=])\s*)` + value), "${1}" + Redacted},
-	{regexp.MustCompile(`(?i)\b((?:curl|wget)\b[^\n]*?\s(?:-u|--user)[ =]?)` + value), "${1}" + Redacted},
-	{regexp.MustCompile(`(?i)\b(sshpass\s+-p\s*|mysql(?:dump|admin)?\b[^\n]*?\s-p)` + value), "${1}" + Redacted},
-	{regexp.MustCompile(`(?i)(<(?:[a-z0-9_:-]*` + secretWord + `[a-z0-9_:-]*)>)[^<]+`), "${1}" + Redacted},
-	{regexp.MustCompile(`(?i)(\becho\s+["']?[a-z0-9_.-]+:)([^\s"'|]+)(["']?\s*\|\s*(?:sudo\s+)?chpasswd)`), "${1}" + Redacted + "${3}"},
-	// Keys that are known by their form.
-	{regexp.MustCompile(`\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b`), Redacted},
-	{regexp.MustCompile(`\b(?:ghp|gho|ghu|ghs|ghr)_[A-Za-z0-9]{20,}\b|\bgithub_pat_[A-Za-z0-9_]{20,}\b|\bglpat-[A-Za-z0-9_-]{16,}`), Redacted},
-	{regexp.MustCompile(`\bxox[abeoprs]-[A-Za-z0-9-]{10,}|\bsk_(?:live|test)_[A-Za-z0-9]{10,}|\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}|\bnpm_[A-Za-z0-9]{30,}|\bhv[sb]\.[A-Za-z0-9_-]{20,}|\bAIza[A-Za-z0-9_-]{30,}`), Redacted},
-	{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)?`), Redacted},
-	// Session tokens: long, and they start in one of a few ways.
-	{regexp.MustCompile(`\b(?:IQoJ|FwoG|FQoG|AQoD|AQoE)[A-Za-z0-9+/=]{40,}`), Redacted},
-}
+// rules are compiled when the first text comes: other commands of the same
+// program have none.
+var rules = sync.OnceValue(func() []rule {
+	return []rule{
+		// Private keys, whole where the end is there, to the end of the text where not.
+		{regexp.MustCompile(`(?s)-----BEGIN ([A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?)-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\z)`), Redacted},
+		// Signed URLs: the signature and the session token.
+		{regexp.MustCompile(`(?i)\b(X-Amz-(?:Signature|Security-Token|Credential)|Signature|AWSAccessKeyId|sig)=[^\s&"'<>]+`), "${1}=" + Redacted},
+		// scheme://user:password@host
+		{regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^\s/@"'<>]+@`), "${1}" + Redacted + "@"},
+		// Authorization headers and bearer tokens.
+		{regexp.MustCompile(`(?i)\b((?:proxy-)?authorization)(["']?\s*[:=]\s*["']?)(?:(?:basic|bearer|digest|token|negotiate|aws4-hmac-sha256)\s+)?[^\s"',]+(?:,\s*\w+=[^\s"',]+)*`), "${1}${2}" + Redacted},
+		{regexp.MustCompile(`(?i)\b(bearer|basic)(\s+)[A-Za-z0-9._~+/=-]{8,}`), "${1}${2}" + Redacted},
+		// X-aws-ec2-metadata-token: ..., X-Vault-Token: ..., Cookie: ...
+		{regexp.MustCompile(`(?i)\b((?:set-)?cookie|x-[a-z0-9-]*(?:token|key|secret)[a-z0-9-]*)(["']?\s*:\s*["']?)[^\s"']+`), "${1}${2}" + Redacted},
+		// --password X, --token=X, -p X after mysql-like names is left to the next rule.
+		{regexp.MustCompile(`(?i)(--?[a-z0-9-]*` + secretWord + `[a-z0-9-]*)([= ]\s*)` + value), "${1}${2}" + Redacted},
+		// NAME=value, "name": "value", name: value
+		{regexp.MustCompile(`(?i)([A-Za-z0-9_.-]*` + secretWord + `[A-Za-z0-9_.]*["']?\s*(?:=>|:=|[:=])\s*)` + value), "${1}" + Redacted},
+		{regexp.MustCompile(`(?i)\b((?:curl|wget)\b[^\n]*?\s(?:-u|--user)[ =]?)` + value), "${1}" + Redacted},
+		{regexp.MustCompile(`(?i)\b(sshpass\s+-p\s*|mysql(?:dump|admin)?\b[^\n]*?\s-p)` + value), "${1}" + Redacted},
+		{regexp.MustCompile(`(?i)(<(?:[a-z0-9_:-]*` + secretWord + `[a-z0-9_:-]*)>)[^<]+`), "${1}" + Redacted},
+		{regexp.MustCompile(`(?i)(\becho\s+["']?[a-z0-9_.-]+:)([^\s"'|]+)(["']?\s*\|\s*(?:sudo\s+)?chpasswd)`), "${1}" + Redacted + "${3}"},
+		// Keys that are known by their form.
+		{regexp.MustCompile(`\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b`), Redacted},
+		{regexp.MustCompile(`\b(?:ghp|gho|ghu|ghs|ghr)_[A-Za-z0-9]{20,}\b|\bgithub_pat_[A-Za-z0-9_]{20,}\b|\bglpat-[A-Za-z0-9_-]{16,}`), Redacted},
+		{regexp.MustCompile(`\bxox[abeoprs]-[A-Za-z0-9-]{10,}|\bsk_(?:live|test)_[A-Za-z0-9]{10,}|\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}|\bnpm_[A-Za-z0-9]{30,}|\bhv[sb]\.[A-Za-z0-9_-]{20,}|\bAIza[A-Za-z0-9_-]{30,}`), Redacted},
+		{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)?`), Redacted},
+		// Session tokens: long, and they start in one of a few ways.
+		{regexp.MustCompile(`\b(?:IQoJ|FwoG|FQoG|AQoD|AQoE)[A-Za-z0-9+/=]{40,}`), Redacted},
+	}
+})
 
 // awsSecret finds 40 characters that may be an AWS secret access key. Hashes
 // in hex have the same length and are kept: they are what one wants to read.
@@ -63,7 +68,7 @@ var (
 // assignments, tokens of well-known services. What stands around it stays
 // readable. Redacting twice changes nothing more.
 func Redact(text string) string {
-	for _, r := range rules {
+	for _, r := range rules() {
 		text = r.form.ReplaceAllString(text, r.with)
 	}
 	return redactKeys(text)
