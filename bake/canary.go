@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -257,7 +258,11 @@ func (b *bake) canaryUserData(data *types.ResponseLaunchTemplateData, self strin
 		if p.Kind == userdata.KindBoothook && !bytes.HasPrefix(body, []byte("#cloud-boothook")) {
 			body = append([]byte("#cloud-boothook\n"), body...)
 		}
-		in.Sources = append(in.Sources, userdata.Source{Name: cmp.Or(p.Name, "user-data"), Body: body})
+		name := cmp.Or(p.Name, "user-data")
+		if f := b.recipe.Canary.UserData; !payload.Multipart && f != "" {
+			name = filepath.Base(f) // as causes shall name it
+		}
+		in.Sources = append(in.Sources, userdata.Source{Name: name, Body: body})
 	}
 	out, err := userdata.Render(in)
 	if err != nil {

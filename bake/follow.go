@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,17 +43,41 @@ type ReportError struct{ Report report.Report }
 
 func (e *ReportError) Error() string {
 	lines := []string{e.Report.Summary}
+	var shown []string
 	for _, c := range e.Report.Causes {
-		line := fmt.Sprintf("  %s: %s", c.Code, c.Message)
+		line := fmt.Sprintf("  %s%s: %s", c.Code, where(c), c.Message)
 		if c.Fix != "" {
-			line += "; " + c.Fix
+			line = strings.TrimSuffix(line, ".") + "; " + c.Fix
 		}
 		lines = append(lines, line)
-		for _, out := range c.Output[max(0, len(c.Output)-12):] {
+		tail := c.Output[max(0, len(c.Output)-12):]
+		if slices.Equal(tail, shown) {
+			continue // several causes have the end of one log
+		}
+		shown = tail
+		for _, out := range tail {
 			lines = append(lines, "    | "+out)
 		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+// where is the place of a cause, as far as it is known.
+func where(c report.Cause) string {
+	text := ""
+	if c.Stage != "" && c.Stage != report.StageSystem {
+		text = " in " + string(c.Stage)
+	}
+	if c.File != "" {
+		text += ", " + c.File
+		if c.Line > 0 {
+			text += fmt.Sprintf(":%d", c.Line)
+		}
+	}
+	if c.ExitCode != nil {
+		text += fmt.Sprintf(", exit code %d", *c.ExitCode)
+	}
+	return text
 }
 
 // instanceEvery is how often the builder's state is asked for while it works.

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -38,6 +41,8 @@ func Prove(ctx context.Context, o Options, made Made) (*Outcome, error) {
 		// The temporary security group belongs into the VPC of that subnet.
 		r := *o.Recipe
 		r.Builder.Subnets = []string{k.Subnet}
+		canary := *k
+		canary.Subnet, r.Canary = "", &canary
 		o.Recipe = &r
 	}
 	b := newBake(o)
@@ -114,4 +119,18 @@ func ArchitectureOf(ctx context.Context, cfg aws.Config, imageID string) (string
 	default:
 		return "", fmt.Errorf("%w: %s is for %s; lecafe has programs for %s and %s", ErrNoImage, imageID, a, recipe.X8664, recipe.ARM64)
 	}
+}
+
+// Protect turns on deregistration protection, without cooldown, of images by
+// region. An emulator that lacks the call is an error: nothing protects then.
+func Protect(ctx context.Context, cfg aws.Config, images map[string]string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("not done after 1m"))
+	defer cancel()
+	c := connect(cfg, 0)
+	for _, region := range slices.Sorted(maps.Keys(images)) {
+		if _, err := c.in(region).EnableImageDeregistrationProtection(ctx, &ec2.EnableImageDeregistrationProtectionInput{ImageId: aws.String(images[region])}, func(o *ec2.Options) { o.RetryMaxAttempts = 4 }); err != nil {
+			return fmt.Errorf("protect image %s in %s: %w", images[region], region, err)
+		}
+	}
+	return nil
 }

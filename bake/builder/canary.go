@@ -21,16 +21,12 @@ import (
 // tests. Nothing is cleaned: the instance is thrown away.
 func (b *Builder) canary(ctx context.Context, res *manifest.Result) error {
 	b.tell.phase("report", "waiting for the agent's verdict")
-	verdict, err := b.verdict(ctx)
+	m, err := b.verdict(ctx)
 	if err != nil {
 		return err
 	}
-	if verdict != report.Success {
-		lines := b.agentLog(ctx)
-		res.Report.Causes = append(res.Report.Causes, report.Cause{
-			Stage: report.StageSystem, Code: report.CodeAppNotReady, Severity: report.SeverityFailure, Unit: "lecafe-agent.service",
-			Message: fmt.Sprintf("The agent's report says %s.", verdict), Fix: "read its output, or keep the image with --keep-failed and boot it", Output: lines,
-		})
+	if m.Verdict != report.Success {
+		res.Report.Causes = append(res.Report.Causes, b.causesOf(ctx, m)...)
 		return errors.New("the agent's report is no success")
 	}
 	for i, t := range b.plan.Canary.Tests {
@@ -53,27 +49,67 @@ func (b *Builder) canary(ctx context.Context, res *manifest.Result) error {
 	return nil
 }
 
-// verdict reads what the agent remembers of its judgement.
-func (b *Builder) verdict(ctx context.Context) (report.Verdict, error) {
+// judged is what the agent remembers of its judgement.
+type judged struct {
+	Judged   bool           `json:"judged"`
+	Verdict  report.Verdict `json:"verdict"`
+	ReportID string         `json:"report_id"`
+}
+
+// verdict waits until the agent has judged. It has left its report by then.
+func (b *Builder) verdict(ctx context.Context) (judged, error) {
 	deadline := b.plan.Canary.Deadline
 	ctx, cancel := context.WithTimeoutCause(ctx, deadline, fmt.Errorf("no verdict of lecafe-agent within %s", deadline))
 	defer cancel()
 	path := filepath.Join(b.Root, settings.StateDir, "bootstrap.json")
 	for {
-		var m struct {
-			Judged  bool           `json:"judged"`
-			Verdict report.Verdict `json:"verdict"`
-		}
+		var m judged
 		data, err := os.ReadFile(path)
 		if err == nil && json.Unmarshal(data, &m) == nil && m.Judged {
-			return m.Verdict, nil
+			return m, nil
 		}
 		select {
 		case <-ctx.Done():
-			return "", context.Cause(ctx)
+			return m, b.lastWord(context.Cause(ctx))
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
+}
+
+// lastWord adds what an agent that has not judged was doing.
+func (b *Builder) lastWord(err error) error {
+	var state struct {
+		Summary string         `json:"summary"`
+		Causes  []report.Cause `json:"causes"`
+	}
+	data, readErr := os.ReadFile(filepath.Join(b.Root, settings.RuntimeDir, "status.json"))
+	if readErr != nil || json.Unmarshal(data, &state) != nil {
+		return fmt.Errorf("%w; it is not running: is lecafe-agent.service enabled in the image?", err)
+	}
+	words := state.Summary
+	for _, c := range state.Causes {
+		words += fmt.Sprintf("; %s in %s: %s", c.Code, c.Stage, c.Message)
+	}
+	return fmt.Errorf("%w; it says: %s", err, strings.TrimPrefix(words, "; "))
+}
+
+// causesOf are those of the agent's own report, or, where it has left none,
+// that there was a verdict.
+func (b *Builder) causesOf(ctx context.Context, m judged) []report.Cause {
+	data, err := os.ReadFile(filepath.Join(b.Root, settings.StateDir, "report.json"))
+	if err == nil {
+		var r *report.Report
+		if r, err = report.Decode(data); err == nil && r.ID == m.ReportID && len(r.Causes) > 0 {
+			return r.Causes
+		}
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		b.Log.Warn("the agent's report cannot be read", "err", err)
+	}
+	return []report.Cause{{
+		Stage: report.StageSystem, Code: report.CodeAppNotReady, Severity: report.SeverityFailure, Unit: "lecafe-agent.service",
+		Message: fmt.Sprintf("The agent's report says %s.", m.Verdict), Fix: "read its output, or keep the image with --keep-failed and boot it", Output: b.agentLog(ctx),
+	}}
 }
 
 func (b *Builder) agentLog(ctx context.Context) []string {

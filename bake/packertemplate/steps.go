@@ -25,10 +25,10 @@ func (w *writer) build() error {
 		return err
 	}
 	w.line(0, "")
-	w.line(1, "# The image's ID, for what comes after the build.")
-	w.block(1, `post-processor "manifest"`, attribute{"output", `"${path.root}/packer-manifest.json"`}, attribute{"strip_path", "true"})
+	if err := w.publish(); err != nil {
+		return err
+	}
 	w.line(0, "}")
-	w.after()
 	return nil
 }
 
@@ -60,25 +60,6 @@ func (w *writer) last() error {
 	}
 	w.line(1, "}")
 	return nil
-}
-
-// after says how to go on where Packer has no equivalent.
-func (w *writer) after() {
-	var what []string
-	if w.r.Canary != nil {
-		what = append(what, "the canary")
-		w.note("canary: Packer does not boot the image it has made")
-	}
-	if w.r.Promote != nil {
-		what = append(what, "promotion")
-		w.note("promote: run lecafe images promote after the build, see the template's end")
-	}
-	if len(what) == 0 {
-		return
-	}
-	w.line(0, "")
-	w.line(0, "# Not in here: %s. After the build:", strings.Join(what, " and "))
-	w.line(0, "#   lecafe images promote --from %s \"$(jq -r '.builds[-1].artifact_id' packer-manifest.json | cut -d: -f2)\"", cmp.Or(w.recipe, "RECIPE"))
 }
 
 func (w *writer) step(number int, s recipe.Step) error {

@@ -2,15 +2,12 @@ package packer
 
 import (
 	"bytes"
-	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"slices"
 	"testing"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
@@ -87,89 +84,9 @@ func TestTemplate(t *testing.T) {
 	}
 }
 
-// TestAmazonEBS builds Le Café's image in the lab's EC2 with the template that
-// lecafe makes of its recipe, and publishes it to a launch template.
-func TestAmazonEBS(t *testing.T) {
-	t.Parallel()
-	l := startLab(t)
-	p := newPacker(t, l)
-	p.amazon()
-	dir := copied(t, recipes["lecafe-app"])
-	run := func(args ...string) string {
-		cmd := exec.CommandContext(t.Context(), filepath.Join(p.own, "lecafe"), args...)
-		cmd.Env = p.env
-		var out, errs bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &errs
-		if err := cmd.Run(); err != nil {
-			t.Fatalf("lecafe %s: %v\n%s", strings.Join(args, " "), err, errs.String())
-		}
-		return out.String()
-	}
-	text := run("packer", "template", "--set", "agent.aws.endpoint_url="+l.URL, filepath.Join(dir, "recipe.yaml"))
-	// Where this machine's EC2 is, and the way to its instances' sshd.
-	here := fmt.Sprintf("  custom_endpoint_ec2 = %q\n  ssh_host = \"127.0.0.1\"\n  ssh_port = %d\n  skip_metadata_api_check = true\n  ami_name ", l.URL, sshPort(t, l, 1))
-	text = strings.Replace(text, "  ami_name ", here, 1)
-	text = strings.Replace(text, "temporary_security_group_source_public_ip = true", `temporary_security_group_source_cidrs = ["192.0.2.1/32"]`, 1)
-	// The plugin's data source has no setting for another endpoint.
-	before, data, _ := strings.Cut(text, "# Asked anew at each build.\n")
-	_, after, ok := strings.Cut(data, "}\n")
-	if !ok {
-		t.Fatalf("no data source in the template:\n%s", text)
-	}
-	text = before + strings.Replace(after, "data.amazon-parameterstore.source.value", fmt.Sprintf("%q", l.AMIs["debian-12"]), 1)
-	if err := os.WriteFile(filepath.Join(dir, "image.pkr.hcl"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out, code := p.run("build", "-var", "ssh_username=debian", dir)
-	if code != 0 {
-		t.Fatalf("packer build: exit code %d\n%s", code, out)
-	}
-	t.Log(out)
-
-	var manifest struct {
-		Builds []struct {
-			ArtifactID string `json:"artifact_id"`
-		} `json:"builds"`
-	}
-	written, err := os.ReadFile(filepath.Join(dir, "packer-manifest.json"))
-	if err == nil {
-		err = json.Unmarshal(written, &manifest)
-	}
-	if err != nil || len(manifest.Builds) != 1 {
-		t.Fatalf("manifest: %v\n%s", err, written)
-	}
-	_, image, ok := strings.Cut(manifest.Builds[0].ArtifactID, ":")
-	if !ok {
-		t.Fatalf("manifest: %s", written)
-	}
-	api := ec2.NewFromConfig(config(l))
-	images, err := api.DescribeImages(t.Context(), &ec2.DescribeImagesInput{ImageIds: []string{image}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if i := images.Images[0]; i.ImdsSupport != types.ImdsSupportValuesV20 || aws.ToBool(i.Public) {
-		t.Errorf("image: IMDS %q, public %v", i.ImdsSupport, aws.ToBool(i.Public))
-	}
-	nothingLeft(t, l)
-	clean(t, l, image)
-	boots(t, l, image)
-	if _, err := api.CreateLaunchTemplate(t.Context(), &ec2.CreateLaunchTemplateInput{
-		LaunchTemplateName: aws.String("cafe"), LaunchTemplateData: &types.RequestLaunchTemplateData{ImageId: aws.String(l.AMIs["debian-12"])},
-	}); err != nil {
-		t.Fatal(err)
-	}
-	run("images", "promote", "--launch-template", "cafe", image)
-	versions, err := api.DescribeLaunchTemplateVersions(t.Context(), &ec2.DescribeLaunchTemplateVersionsInput{LaunchTemplateName: aws.String("cafe"), Versions: []string{"$Default"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := aws.ToString(versions.LaunchTemplateVersions[0].LaunchTemplateData.ImageId); got != image {
-		t.Errorf("the launch template's default version has %s, want %s", got, image)
-	}
-}
-
-// nothingLeft fails where Packer left a builder, its group or its key.
-func nothingLeft(t *testing.T, l *lab.Lab) {
+// nothingLeft fails where a build left an instance, a group or its key. The
+// instances in others are not its.
+func nothingLeft(t *testing.T, l *lab.Lab, others []string) {
 	t.Helper()
 	api := ec2.NewFromConfig(config(l))
 	instances, err := api.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{})
@@ -178,7 +95,7 @@ func nothingLeft(t *testing.T, l *lab.Lab) {
 	}
 	for _, r := range instances.Reservations {
 		for _, i := range r.Instances {
-			if i.State.Name != types.InstanceStateNameTerminated && i.State.Name != types.InstanceStateNameShuttingDown {
+			if i.State.Name != types.InstanceStateNameTerminated && i.State.Name != types.InstanceStateNameShuttingDown && !slices.Contains(others, *i.InstanceId) {
 				t.Errorf("instance %s is %s", *i.InstanceId, i.State.Name)
 			}
 		}
@@ -189,5 +106,17 @@ func nothingLeft(t *testing.T, l *lab.Lab) {
 	}
 	if len(keys.KeyPairs) > 0 {
 		t.Errorf("%d key pairs left", len(keys.KeyPairs))
+	}
+	groups, err := api.DescribeSecurityGroups(t.Context(), &ec2.DescribeSecurityGroupsInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range groups.SecurityGroups {
+		if *g.GroupName != "default" {
+			t.Errorf("security group %s left", *g.GroupName)
+		}
+	}
+	if left := l.S3.Objects("lecafe-staging", ""); len(left) > 0 {
+		t.Errorf("staging objects left: %v", left)
 	}
 }

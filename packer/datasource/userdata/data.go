@@ -66,8 +66,10 @@ func (d *Datasource) Configure(raws ...any) error {
 	if err := config.Decode(&d.config, nil, raws...); err != nil {
 		return err
 	}
-	_, err := d.render()
-	return err
+	if _, err := d.render(); err != nil {
+		return fmt.Errorf("data source lecafe-userdata: %w", err) // Packer names provisioners itself, and no data sources
+	}
+	return nil
 }
 
 func (d *Datasource) render() ([]byte, error) {

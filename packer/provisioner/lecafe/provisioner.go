@@ -14,9 +14,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2/hcldec"
@@ -27,6 +26,7 @@ import (
 
 	"github.com/lecafe/lecafe/agent/settings"
 	"github.com/lecafe/lecafe/bake/cleanup"
+	"github.com/lecafe/lecafe/packer/programs"
 )
 
 // Config is the provisioner's block.
@@ -84,9 +84,9 @@ func (p *Provisioner) Prepare(raws ...any) error {
 	if p.config.Settings != "" && p.config.SettingsContent != "" {
 		errs = packersdk.MultiErrorAppend(errs, errors.New("settings: goes not with settings_content; remove one of them"))
 	}
-	for attribute, value := range map[string]string{"settings": p.config.Settings, "settings_content": p.config.SettingsContent} {
-		if p.config.SkipAgent && value != "" {
-			errs = packersdk.MultiErrorAppend(errs, fmt.Errorf("%s: no use with skip_agent; remove one of them", attribute))
+	for _, a := range []struct{ name, value string }{{"settings", p.config.Settings}, {"settings_content", p.config.SettingsContent}} {
+		if p.config.SkipAgent && a.value != "" {
+			errs = packersdk.MultiErrorAppend(errs, fmt.Errorf("%s: no use with skip_agent; remove one of them", a.name))
 		}
 	}
 	if err := cleanup.CheckKeep(p.config.Keep); err != nil {
@@ -124,9 +124,15 @@ func (p *Provisioner) Provision(ctx context.Context, ui packersdk.Ui, comm packe
 	if words[1] == "0" {
 		sudo = ""
 	}
-	builder, err := p.program("lecafe-builder", arch)
+	builder, err := programs.Find(p.config.Programs, "lecafe-builder", arch)
 	if err != nil {
 		return err
+	}
+	agent := ""
+	if !p.config.SkipAgent {
+		if agent, err = programs.Find(p.config.Programs, "lecafe-agent", arch); err != nil {
+			return err
+		}
 	}
 	dir := "/tmp/lecafe-" + strings.ToLower(rand.Text())
 	if _, err := output(ctx, comm, "mkdir -m 0700 "+dir); err != nil {
@@ -137,11 +143,7 @@ func (p *Provisioner) Provision(ctx context.Context, ui packersdk.Ui, comm packe
 	if err := upload(comm, dir+"/lecafe-builder", builder); err != nil {
 		return err
 	}
-	if !p.config.SkipAgent {
-		agent, err := p.program("lecafe-agent", arch)
-		if err != nil {
-			return err
-		}
+	if agent != "" {
 		if err := upload(comm, dir+"/lecafe-agent", agent); err != nil {
 			return err
 		}
@@ -208,28 +210,6 @@ func tail(s string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// program finds name for arch.
-func (p *Provisioner) program(name, arch string) (string, error) {
-	var dirs []string
-	if p.config.Programs != "" {
-		dirs = []string{p.config.Programs}
-	} else {
-		if self, err := os.Executable(); err == nil {
-			dirs = append(dirs, filepath.Dir(self))
-		}
-		dirs = append(dirs, filepath.SplitList(os.Getenv("PATH"))...)
-	}
-	for _, d := range dirs {
-		for _, n := range []string{name + "-linux-" + arch, name} {
-			path := filepath.Join(d, n)
-			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && elfArch(path) == arch {
-				return path, nil
-			}
-		}
-	}
-	return "", fmt.Errorf("no %s for linux/%s in %s; set programs to the directory that has it", name, arch, strings.Join(dirs, ", "))
-}
-
 // anyProgram checks that the directory has what will be uploaded, for some
 // architecture: the machine's own is not known before it is there.
 func (p *Provisioner) anyProgram() error {
@@ -239,37 +219,14 @@ func (p *Provisioner) anyProgram() error {
 	}
 	var errs []error
 	for _, name := range names {
-		var err error
-		for _, arch := range []string{"amd64", "arm64"} {
-			if _, err = p.program(name, arch); err == nil {
-				break
-			}
-		}
-		if err != nil {
+		if !slices.ContainsFunc(programs.Architectures, func(arch string) bool {
+			_, err := programs.Find(p.config.Programs, name, arch)
+			return err == nil
+		}) {
 			errs = append(errs, fmt.Errorf("no %s for linux in %s", name, p.config.Programs))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// elfArch reads for which machine a program is, in Go's words.
-func elfArch(path string) string {
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer func() { _ = f.Close() }()
-	var header [20]byte
-	if _, err := io.ReadFull(f, header[:]); err != nil || string(header[:4]) != "\x7fELF" {
-		return ""
-	}
-	switch header[18] { // e_machine, little endian
-	case 62:
-		return "amd64"
-	case 183:
-		return "arm64"
-	}
-	return ""
 }
 
 func upload(comm packersdk.Communicator, to, from string) error {

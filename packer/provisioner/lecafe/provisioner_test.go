@@ -49,8 +49,8 @@ func (m *machine) Upload(path string, r io.Reader, _ *os.FileInfo) error {
 	return err
 }
 
-// programs makes a directory of what passes for lecafe's programs.
-func programs(t *testing.T, names ...string) string {
+// tools makes a directory of what passes for lecafe's programs.
+func tools(t *testing.T, names ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range names {
@@ -79,7 +79,7 @@ func provision(t *testing.T, m *machine, config map[string]any) (string, error) 
 }
 
 func TestProvision(t *testing.T) {
-	both := programs(t, "lecafe-builder", "lecafe-agent", "lecafe-builder-linux-arm64", "lecafe-agent-linux-arm64")
+	both := tools(t, "lecafe-builder", "lecafe-agent", "lecafe-builder-linux-arm64", "lecafe-agent-linux-arm64")
 	t.Run("amd64 with sudo", func(t *testing.T) {
 		m := &machine{uname: "x86_64\n1000\n"}
 		if out, err := provision(t, m, map[string]any{"programs": both, "settings_content": "orders: {queue: q}\n", "keep": []string{"swap", "hostname"}, "zero_free_space": true}); err != nil {
@@ -122,7 +122,7 @@ func TestProvision(t *testing.T) {
 		"failure":      {&machine{uname: "x86_64\n0\n", code: 1, stderr: "no space left\n"}, both, "exit code 1: no space left"},
 		"architecture": {&machine{uname: "riscv64\n0\n"}, both, "the machine is riscv64"},
 		"no unix":      {&machine{uname: "what?\n"}, both, "it must be Linux"},
-		"no program":   {&machine{uname: "aarch64\n0\n"}, programs(t, "lecafe-builder", "lecafe-agent"), "no lecafe-builder for linux/arm64"},
+		"no program":   {&machine{uname: "aarch64\n0\n"}, tools(t, "lecafe-builder", "lecafe-agent"), "no lecafe-builder for linux/arm64"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := provision(t, c.m, map[string]any{"programs": c.dir}); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -260,12 +260,43 @@ build {
     YAML
   }
 
-  # The image's ID, for what comes after the build.
-  post-processor "manifest" {
-    output     = "${path.root}/packer-manifest.json"
-    strip_path = true
+  # One after the other: an image whose canary fails gets no further, and Packer
+  # removes it.
+  post-processors {
+    post-processor "lecafe-publish" {
+      recipe_name = "everything"
+      region      = var.region
+      programs    = var.lecafe_programs
+      tags = {
+        "app" = "everything"
+      }
+
+      # Where the canary fetches its tests and puts its result.
+      staging {
+        bucket = "lecafe-staging"
+      }
+
+      # One instance of the image, in no group. Its agent must say success.
+      canary {
+        instance_type       = "t3.small"
+        subnet              = "subnet-0123456789abcdef0"
+        security_groups     = ["sg-0123456789abcdef0"]
+        associate_public_ip = true
+        deadline            = "5m"
+      }
+
+      # A new version; the group refreshed to it; only then default version and
+      # parameter.
+      promote {
+        launch_template = "everything"
+        ssm_parameter   = "/images/everything"
+      }
+    }
+
+    # The image's ID, for what comes after the build.
+    post-processor "manifest" {
+      output     = "${path.root}/packer-manifest.json"
+      strip_path = true
+    }
   }
 }
-
-# Not in here: the canary and promotion. After the build:
-#   lecafe images promote --from recipe.yaml "$(jq -r '.builds[-1].artifact_id' packer-manifest.json | cut -d: -f2)"
