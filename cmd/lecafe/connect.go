@@ -130,8 +130,62 @@ func whyNotManaged(ctx context.Context, cfg aws.Config, id string) (string, erro
 		return "its role " + roles[0] + " does not have the policy " + core + "; attach it: aws iam attach-role-policy --role-name " + roles[0] +
 			" --policy-arn arn:aws:iam::aws:policy/" + core + " (if a policy of yours says the same, then see whether amazon-ssm-agent runs and reaches ssm." + cfg.Region + ".amazonaws.com)", nil
 	}
-	return "it runs with instance profile " + profile + ", so either amazon-ssm-agent is not installed or not running on it, it has not been up for long enough, or there is no route to ssm." +
-		cfg.Region + ".amazonaws.com (NAT or VPC endpoints, port 443 out); lecafe watch shows whether it came up at all", nil
+	service := "ssm." + cfg.Region + ".amazonaws.com"
+	switch way, why := wayOut(ctx, ec2.NewFromConfig(cfg), cfg.Region, inst); way {
+	case blocked:
+		return "its role and profile " + profile + " are right, but it has no route to " + service + ": " + why +
+			"; give the subnet a NAT gateway, or the VPC the endpoints ssm, ssmmessages and ec2messages", nil
+	case open:
+		return "its role and profile " + profile + " are right and it has a route (" + why + "), so amazon-ssm-agent is not installed or not running on it, its security groups let nothing out to port 443, or it has not been up for long enough; lecafe watch shows whether it came up at all", nil
+	}
+	return "it runs with instance profile " + profile + ", so either amazon-ssm-agent is not installed or not running on it, it has not been up for long enough, or there is no route to " +
+		service + " (NAT or VPC endpoints, port 443 out); lecafe watch shows whether it came up at all", nil
+}
+
+// way is what is known of an instance's route to Session Manager.
+type way int
+
+const (
+	unknown way = iota // may not be read, or is not modelled by an emulator
+	blocked
+	open
+)
+
+// wayOut reads whether an instance can reach Session Manager: by an endpoint in
+// its VPC, or by the default route of its subnet.
+// https://docs.aws.amazon.com/systems-manager/latest/userguide/setup-create-vpc.html
+func wayOut(ctx context.Context, api *ec2.Client, region string, inst ec2types.Instance) (way, string) {
+	filter := func(name, value string) ec2types.Filter {
+		return ec2types.Filter{Name: &name, Values: []string{value}}
+	}
+	endpoints, err := api.DescribeVpcEndpoints(ctx, &ec2.DescribeVpcEndpointsInput{Filters: []ec2types.Filter{
+		filter("vpc-id", aws.ToString(inst.VpcId)), filter("service-name", "com.amazonaws."+region+".ssm"),
+	}})
+	if err != nil {
+		return unknown, ""
+	}
+	if len(endpoints.VpcEndpoints) > 0 {
+		return open, "VPC endpoint " + aws.ToString(endpoints.VpcEndpoints[0].VpcEndpointId)
+	}
+	tables, err := api.DescribeRouteTables(ctx, &ec2.DescribeRouteTablesInput{Filters: []ec2types.Filter{filter("association.subnet-id", aws.ToString(inst.SubnetId))}})
+	if err == nil && len(tables.RouteTables) == 0 { // then the VPC's main one counts
+		tables, err = api.DescribeRouteTables(ctx, &ec2.DescribeRouteTablesInput{Filters: []ec2types.Filter{filter("vpc-id", aws.ToString(inst.VpcId)), filter("association.main", "true")}})
+	}
+	if err != nil || len(tables.RouteTables) == 0 {
+		return unknown, ""
+	}
+	table := tables.RouteTables[0]
+	i := slices.IndexFunc(table.Routes, func(r ec2types.Route) bool {
+		return aws.ToString(r.DestinationCidrBlock) == "0.0.0.0/0" && r.State != ec2types.RouteStateBlackhole
+	})
+	name := aws.ToString(table.RouteTableId)
+	switch {
+	case i < 0:
+		return blocked, "the route table " + name + " of its subnet has no default route"
+	case strings.HasPrefix(aws.ToString(table.Routes[i].GatewayId), "igw-") && aws.ToString(inst.PublicIpAddress) == "":
+		return blocked, "the default route of " + name + " leads to an internet gateway, and it has no public address"
+	}
+	return open, "the default route of " + name
 }
 
 // lackingCore returns a profile's role if it lacks core, or "" for one that has
