@@ -231,7 +231,7 @@ func (b *Builder) putAgent(ctx context.Context, path string) error {
 	if err != nil {
 		return errors.Join(errStep, b.ended(out))
 	}
-	return nil
+	return b.relabel(ctx)
 }
 
 // waitForCloudInit returns when no unit of cloud-init is at work any more:
