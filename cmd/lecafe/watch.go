@@ -52,7 +52,7 @@ func selectionFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "tag", Usage: "instances with the tag `KEY[=VALUE]`, repeatable: with all of them"},
 		&cli.StringSliceFlag{Name: "launch-template", Usage: "instances of the launch template `NAME` or ID, repeatable"},
 		&cli.StringSliceFlag{Name: "instance", Usage: "instance `ID`, repeatable"},
-		&cli.StringSliceFlag{Name: "regions", Usage: "look in these `REGIONS` instead of --region"},
+		&cli.StringSliceFlag{Name: "regions", Usage: "look in these `REGIONS` instead of --region, separated by commas"},
 		&cli.StringFlag{Name: "reports", Usage: "where the reports are, `s3://BUCKET/PREFIX` (default: from the launch templates' user data)", EnvVars: []string{"LECAFE_REPORTS"}},
 		&cli.StringFlag{Name: "reports-region", Usage: "`REGION` of that bucket, where it is another"},
 		&cli.DurationFlag{Name: "deadline", Usage: "silent after this time from launch (default: from the image's canary, else 12m)"},
@@ -88,7 +88,14 @@ func newWatcher(c *cli.Context) (*fleet.Watcher, fleet.Where, error) {
 		Deadline: c.Duration("deadline"), Details: c.Int("details"), Silent: c.Int("silent-details"),
 		IgnoreTerminated: c.Bool("ignore-terminated"), NoVerify: c.Bool("no-verify-sender"), RoleID: c.String("role-id"),
 	}}
-	names := c.StringSlice("regions")
+	var names []string
+	for _, list := range c.StringSlice("regions") {
+		for name := range strings.SplitSeq(list, ",") {
+			if name = strings.TrimSpace(name); name != "" && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
 	if len(names) == 0 {
 		names = []string{cfg.Region}
 	}
@@ -214,9 +221,16 @@ func watchError(err error) error {
 func writeTable(out io.Writer, s *fleet.Snapshot) error {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+	several := slices.ContainsFunc(s.Instances, func(i fleet.Standing) bool { return i.Region != s.Instances[0].Region })
+	if several {
+		fmt.Fprint(w, "REGION\t")
+	}
 	fmt.Fprintln(w, "GROUP\tINSTANCE\tVERDICT\tAGE\tCAUSE")
 	for n := range s.Instances {
 		i := &s.Instances[n]
+		if several {
+			fmt.Fprint(w, i.Region+"\t")
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", cmp.Or(i.Group, "-"), i.ID, i.Verdict, age(s.At, i.LaunchedAt), causeAt(s.At, i))
 	}
 	if err := w.Flush(); err != nil {
