@@ -30,11 +30,31 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 
 	app := newApp()
 	app.Reader, app.Writer, app.ErrWriter = stdin, stdout, stderr
+	acted := false
+	marking(app.Commands, &acted)
 	err := app.RunContext(ctx, args)
+	if !acted && exitcode.Of(err) == exitcode.Failed {
+		// What keeps a command from beginning is its command line: a required
+		// flag that is missing has an error of its own in the cli package.
+		err = exitcode.With(exitcode.BadRequest, err)
+	}
 	if err != nil && err.Error() != "" {
 		fmt.Fprintf(stderr, "lecafe: %v\n", err)
 	}
 	return exitcode.Of(err)
+}
+
+// marking has every command say that it has begun.
+func marking(commands []*cli.Command, acted *bool) {
+	for _, c := range commands {
+		if action := c.Action; action != nil {
+			c.Action = func(c *cli.Context) error {
+				*acted = true
+				return action(c)
+			}
+		}
+		marking(c.Subcommands, acted)
+	}
 }
 
 func newApp() *cli.App {
