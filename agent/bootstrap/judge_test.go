@@ -550,7 +550,7 @@ var cases = map[string]func(t *testing.T) *boot{
 		return b
 	},
 	"key-read": func(t *testing.T) *boot {
-		b := newBoot(t, "25.1.4", "#cloud-config\nruncmd:\n  - [ls, /]\nubuntu_advantage: {}\nca-certs: {}\nyum_repos:\n  extras: {baseurl: http://x/}\n").run("runcmd")
+		b := newBoot(t, "25.1.4", "#cloud-config\nruncmd:\n  - [ls, /]\nubuntu_advantage: {}\nca-certs: {}\nlandscape:\npackage_upgrade: false\nyum_repos:\n  extras: {baseurl: http://x/}\n").run("runcmd")
 		b.write("etc/cloud/cloud.cfg", "cloud_config_modules:\n - runcmd\n - ca_certs\n - ubuntu_pro\n - [yum-add-repo, always]\n")
 		return b
 	},

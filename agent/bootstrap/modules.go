@@ -19,58 +19,53 @@ import (
 // readers are the modules of cloud-init that read a key of cloud-config, for
 // the keys whose modules distributions leave out of their images: Debian's run
 // nothing that reads yum_repos, Amazon Linux's nothing that reads apt. A key
-// that only cloud-init itself reads, or that every image's modules do, is not
-// here. Names as in /etc/cloud/cloud.cfg, with underscores; any one will do.
+// that only cloud-init itself reads, that every image's modules do, or that
+// mostly turns something off, is not here. Names as in /etc/cloud/cloud.cfg, with underscores; any one will do.
 // https://cloudinit.readthedocs.io/en/latest/reference/modules.html
 var readers = map[string][]string{
-	"ansible":            {"ansible"},
-	"apk_repos":          {"apk_configure"},
-	"apt":                {"apt_configure"},
-	"apt_pipelining":     {"apt_pipelining"},
-	"bootcmd":            {"bootcmd"},
-	"byobu_by_default":   {"byobu"},
-	"ca_certs":           {"ca_certs"},
-	"chef":               {"chef"},
-	"disk_setup":         {"disk_setup"},
-	"drivers":            {"ubuntu_drivers"},
-	"fan":                {"fan"},
-	"fs_setup":           {"disk_setup"},
-	"growpart":           {"growpart"},
-	"keyboard":           {"keyboard"},
-	"landscape":          {"landscape"},
-	"locale":             {"locale"},
-	"lxd":                {"lxd"},
-	"manage_etc_hosts":   {"update_etc_hosts"},
-	"manage_resolv_conf": {"resolv_conf"},
-	"mcollective":        {"mcollective"},
-	"mounts":             {"mounts"},
-	"ntp":                {"ntp"},
-	"package_update":     {"package_update_upgrade_install"},
-	"package_upgrade":    {"package_update_upgrade_install"},
-	"packages":           {"package_update_upgrade_install"},
-	"phone_home":         {"phone_home"},
-	"power_state":        {"power_state_change"},
-	"puppet":             {"puppet"},
-	"random_seed":        {"seed_random"},
-	"resolv_conf":        {"resolv_conf"},
-	"rh_subscription":    {"rh_subscription"},
-	"rpi":                {"raspberry_pi"},
-	"rsyslog":            {"rsyslog"},
-	"runcmd":             {"runcmd"},
-	"salt_minion":        {"salt_minion"},
-	"snap":               {"snap"},
-	"spacewalk":          {"spacewalk"},
-	"ssh_import_id":      {"ssh_import_id"},
-	"swap":               {"mounts"},
-	"timezone":           {"timezone"},
-	"ubuntu_advantage":   {"ubuntu_advantage", "ubuntu_pro"},
-	"ubuntu_pro":         {"ubuntu_pro", "ubuntu_advantage"},
-	"users":              {"users_groups"},
-	"wireguard":          {"wireguard"},
-	"write_files":        {"write_files", "write_files_deferred"},
-	"yum_repo_dir":       {"yum_add_repo"},
-	"yum_repos":          {"yum_add_repo"},
-	"zypper":             {"zypper_add_repo"},
+	"ansible":          {"ansible"},
+	"apk_repos":        {"apk_configure"},
+	"apt":              {"apt_configure"},
+	"bootcmd":          {"bootcmd"},
+	"ca_certs":         {"ca_certs"},
+	"chef":             {"chef"},
+	"disk_setup":       {"disk_setup"},
+	"drivers":          {"ubuntu_drivers"},
+	"fan":              {"fan"},
+	"fs_setup":         {"disk_setup"},
+	"keyboard":         {"keyboard"},
+	"landscape":        {"landscape"},
+	"locale":           {"locale"},
+	"lxd":              {"lxd"},
+	"mcollective":      {"mcollective"},
+	"mounts":           {"mounts"},
+	"ntp":              {"ntp"},
+	"package_update":   {"package_update_upgrade_install"},
+	"package_upgrade":  {"package_update_upgrade_install"},
+	"packages":         {"package_update_upgrade_install"},
+	"phone_home":       {"phone_home"},
+	"power_state":      {"power_state_change"},
+	"puppet":           {"puppet"},
+	"random_seed":      {"seed_random"},
+	"resolv_conf":      {"resolv_conf"},
+	"rh_subscription":  {"rh_subscription"},
+	"rpi":              {"raspberry_pi"},
+	"rsyslog":          {"rsyslog"},
+	"runcmd":           {"runcmd"},
+	"salt_minion":      {"salt_minion"},
+	"snap":             {"snap"},
+	"spacewalk":        {"spacewalk"},
+	"ssh_import_id":    {"ssh_import_id"},
+	"swap":             {"mounts"},
+	"timezone":         {"timezone"},
+	"ubuntu_advantage": {"ubuntu_advantage", "ubuntu_pro"},
+	"ubuntu_pro":       {"ubuntu_pro", "ubuntu_advantage"},
+	"users":            {"users_groups"},
+	"wireguard":        {"wireguard"},
+	"write_files":      {"write_files", "write_files_deferred"},
+	"yum_repo_dir":     {"yum_add_repo"},
+	"yum_repos":        {"yum_add_repo"},
+	"zypper":           {"zypper_add_repo"},
 }
 
 // Key is a key at the top of a cloud-config.
@@ -99,6 +94,15 @@ func topKeys(p *userdata.Payload) []Key {
 		}
 		for _, doc := range f.Docs {
 			for _, v := range pairs(doc.Body) {
+				// Whatever is turned off, its module may be missing.
+				switch off := v.Value.(type) {
+				case nil, *ast.NullNode:
+					continue
+				case *ast.BoolNode:
+					if !off.Value {
+						continue
+					}
+				}
 				at := v.Key.GetToken()
 				out = append(out, Key{File: file, Line: at.Position.Line, Column: at.Position.Column, Name: underscored(at.Value)})
 			}
