@@ -228,6 +228,11 @@ func (l *linter) unhandled(p *Part, at place) {
 		if known := nearest(declared, mimeTypes()); known != "" {
 			q.fix = "write " + known
 		}
+		if slices.Contains(elsewhere, declared) {
+			q.severity = Info
+			q.message = fmt.Sprintf("cloud-init leaves %s to another program of the image, which must be there", declared)
+			q.fix = "nothing, if the image has that program"
+		}
 		l.add(at, q)
 		return
 	}
@@ -238,6 +243,11 @@ func (l *linter) unhandled(p *Part, at place) {
 	l.add(at, l.noHeader(body))
 	l.text(p, at)
 }
+
+// elsewhere are types of parts that a program other than cloud-init reads from
+// the user data: nodeadm on Amazon's images for EKS.
+// https://awslabs.github.io/amazon-eks-ami/nodeadm/
+var elsewhere = []string{"application/node.eks.aws"}
 
 var looksYAML = regexp.MustCompile(`(?m)^(runcmd|packages|write_files|package_update|package_upgrade|users|bootcmd|ssh_authorized_keys|hostname|timezone|mounts):`)
 

@@ -9,6 +9,39 @@ import (
 	"mvdan.cc/sh/v3/syntax"
 )
 
+// endOfBoot is asked by who waits for cloud-init's end.
+var endOfBoot = regexp.MustCompile(`/boot-finished\b|\bcloud-init\s+status\b|\bis-active\b[^\n]*\b(?:cloud-final|cloud-init\.target|multi-user\.target)\b|\bis-system-running\b`)
+
+// loops finds those that end only when cloud-init has.
+func (s *shellLint) loops(file *syntax.File, src []byte) {
+	syntax.Walk(file, func(n syntax.Node) bool {
+		st, ok := n.(*syntax.Stmt)
+		if !ok {
+			return true
+		}
+		if st.Background {
+			return false
+		}
+		loop, ok := st.Cmd.(*syntax.WhileClause)
+		if !ok || len(loop.Cond) == 0 {
+			return true
+		}
+		from, to := int(loop.Cond[0].Pos().Offset()), int(loop.Cond[len(loop.Cond)-1].End().Offset())
+		if from > to || to > len(src) || !endOfBoot.Match(src[from:to]) {
+			return true
+		}
+		severity := Severity("")
+		syntax.Walk(loop, func(n syntax.Node) bool {
+			if in, ok := n.(*syntax.Stmt); ok && leaves(in) {
+				severity = Warning // it gives up some time
+			}
+			return true
+		})
+		s.report("deadlock", severity, loop.Pos(), "waits until cloud-init has ended, and cloud-init waits for this script", "take what comes after it into a unit that is ordered after cloud-init.target")
+		return true
+	})
+}
+
 // calls looks at each command by itself.
 func (s *shellLint) calls(file *syntax.File, src []byte) {
 	used := make(map[*syntax.CallExpr]bool) // its output becomes a file or another's input

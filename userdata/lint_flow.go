@@ -252,6 +252,7 @@ func (s *shellLint) simple(st *syntax.Stmt, c *syntax.CallExpr, ctx context, lat
 	}
 	w := s.words(c)
 	s.options(c, &s.flow)
+	s.printed(c)
 	switch w[0] {
 	case "wait":
 		s.flow.waits = append(s.flow.waits, wait{c.Pos(), len(w) == 1})
@@ -264,6 +265,26 @@ func (s *shellLint) simple(st *syntax.Stmt, c *syntax.CallExpr, ctx context, lat
 		return
 	}
 	s.fallible(c.Pos(), w[0], ctx)
+}
+
+// printed finds downloads whose output is an argument of another command,
+// which succeeds without it.
+func (s *shellLint) printed(c *syntax.CallExpr) {
+	if len(c.Args) == 0 {
+		return
+	}
+	switch s.words(c)[0] {
+	case "[", "test", "[[", "export", "local", "readonly", "declare", "exit", "return":
+		return
+	}
+	for _, a := range c.Args[1:] {
+		if sub := substitutes(a); sub != nil {
+			if name := s.commandText(sub); name == "curl" || name == "wget" || name == "aws" {
+				s.report("masked-failure", "", a.Pos(), fmt.Sprintf("when %s fails, the command that its output is an argument of succeeds without it", name), "assign its output to a variable first, on a line of its own")
+				return
+			}
+		}
+	}
 }
 
 func (s *shellLint) rawName(c *syntax.CallExpr) string { return s.text(c.Args[0]) }
@@ -393,7 +414,8 @@ func (s *shellLint) masked(c *syntax.BinaryCmd) {
 	}
 	w := s.words(call)
 	hides := w[0] == "true" || w[0] == ":" || w[0] == "exit" && len(w) > 1 && w[1] == "0"
-	if !hides {
+	says := w[0] == "echo" || w[0] == "printf" || w[0] == "logger"
+	if !hides && !says {
 		return
 	}
 	severity, what := Info, "a command"
@@ -403,6 +425,12 @@ func (s *shellLint) masked(c *syntax.BinaryCmd) {
 		if weighty(lw) {
 			severity = ""
 		}
+		// A message is an answer where the command was a question.
+		if says && severity != "" {
+			return
+		}
+	} else if says {
+		return
 	}
 	s.report("masked-failure", severity, c.X.Pos(), fmt.Sprintf("when %s fails, nobody learns of it", what), "let it fail, or handle the failure you expect")
 }

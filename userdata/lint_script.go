@@ -62,7 +62,7 @@ func isShell(script []byte) bool {
 }
 
 var interpreters = []string{
-	"bash", "sh", "dash", "zsh", "ksh", "fish", "python", "python2", "python3", "perl", "ruby", "node", "nodejs", "awk", "gawk",
+	"bash", "sh", "dash", "ash", "zsh", "ksh", "fish", "python", "python2", "python3", "perl", "ruby", "node", "nodejs", "awk", "gawk",
 	"sed", "php", "lua", "make", "tclsh", "expect", "env", "pwsh", "busybox", "deno", "bun", "cloud-init",
 }
 
@@ -78,6 +78,11 @@ func (l *linter) script(p *Part, at place, src []byte, lines int) {
 			l.add(at, problem{rule: "wrong-header", line: lines + i + 2, col: 1, message: "the first line says script and what follows is cloud-config: it would be run as commands", fix: "remove the #! line, or send two parts"})
 			return
 		}
+	}
+	// The first line of text decides: further down YAML may be a heredoc's.
+	if i := slices.IndexFunc(head[1:], func(s string) bool { s = strings.TrimSpace(s); return s != "" && s[0] != '#' }); i >= 0 && looksYAML.MatchString(head[i+1]) {
+		l.add(at, problem{rule: "wrong-header", line: lines + i + 2, col: 1, message: "the first line says script and what follows is cloud-config: it would be run as commands", fix: "write #cloud-config in the place of the #! line"})
+		return
 	}
 	l.interpreterAndShell(at, src, lines, false)
 }
@@ -174,6 +179,7 @@ func (s *shellLint) run(src []byte) {
 	s.units = waitingUnits(s.payload)
 	s.collect(file)
 	s.calls(file, src)
+	s.loops(file, src)
 	s.follow(file)
 }
 

@@ -26,6 +26,11 @@ var secretForms = sync.OnceValue(func() []secretForm {
 		{regexp.MustCompile(`\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{18,}|xox[abprs]-[A-Za-z0-9-]{10,}|sk_live_[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35}|npm_[A-Za-z0-9]{36}|dckr_pat_[A-Za-z0-9_-]{20,}|hvs\.[A-Za-z0-9_-]{24,})`), "an access token", true},
 		{regexp.MustCompile(`\b(eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})`), "a signed token", true},
 		{regexp.MustCompile(`\b[a-z][a-z0-9+.-]*://[^/\s:@"'$]*:([^/\s:@"'${}<>*]{3,})@[A-Za-z0-9]`), "a password in a URL", false},
+		{regexp.MustCompile(`(?i)\bAuthorization:\s*(?:Bearer|token)\s+([A-Za-z0-9._~+/-]{20,})`), "an access token", false},
+		{regexp.MustCompile(`\bhooks\.slack\.com/services/(T[A-Z0-9]{8,}/B[A-Z0-9]{8,}/[A-Za-z0-9]{20,})`), "a webhook's secret address", true},
+		{regexp.MustCompile(`[{,]\s*['"]?(?:password|passwd|plain_text_passwd)['"]?\s*:\s*['"]?([^\s'"${}<>|&*!\[\],#]{5,})['"]?\s*[,}]`), "a secret in a setting", false},
+		{regexp.MustCompile(`\b(?:PGPASSWORD|MYSQL_PWD|SSHPASS|REDISCLI_AUTH)=['"]?([^\s'"$` + "`" + `{}<>;|&()\\]{4,})`), "a secret in an assignment", false},
+		{regexp.MustCompile(`\bsshpass\s+-p\s*['"]?([^\s'"$` + "`" + `]{4,})`), "a secret on a command line", false},
 		{regexp.MustCompile(`(?i)\b(?:[a-z0-9_]*_)?(?:password|passwd|passphrase|secret|secret_?key|token|api_?key|access_?key|private_?key|auth_?key|credentials?)\s*=\s*['"]?([^\s'"$` + "`" + `{}<>;|&()\\]{6,})`), "a secret in an assignment", false},
 		{regexp.MustCompile(`(?i)^\s*-?\s*['"]?(?:password|plain_text_passwd|plain-text-passwd|[a-z0-9_]*(?:_password|_secret|_token|_api_key|api_key|secret_key))['"]?\s*:\s*['"]?([^\s'"${}<>|&*!\[\]#]{5,})['"]?\s*$`), "a secret in a setting", false},
 		{regexp.MustCompile(`(?i)\s--?(?:password|passwd|token|api-?key|secret)[ =]['"]?([^\s'"$` + "`" + `{}<>;|&()\\-][^\s'"$` + "`" + `{}<>;|&()\\]{5,})`), "a secret on a command line", false},
@@ -57,6 +62,7 @@ type placeholderForm struct {
 var placeholderForms = sync.OnceValue(func() []placeholderForm {
 	return []placeholderForm{
 		{regexp.MustCompile(`\$\{(?:var|local|module|data|path|terraform|each|self|count|aws_[a-z0-9_]+|random_[a-z]+|tls_[a-z_]+)\.[A-Za-z_][A-Za-z0-9_.\[\]"*-]*\}`), "Terraform", Error, false},
+		{regexp.MustCompile(`\$\{(?:file|templatefile|jsonencode|yamlencode|base64encode|lookup|element)\(`), "Terraform", Error, false},
 		{regexp.MustCompile(`%\{\s*~?\s*(?:if|for|else|endif|endfor)\b[^}\n]*\}`), "Terraform", Error, false},
 		{regexp.MustCompile(`\$\$\{[A-Za-z_][A-Za-z0-9_]*\}`), "Terraform (an escaped $${...} is for templatefile alone)", Error, false},
 		{regexp.MustCompile(`\$\{AWS::[A-Za-z]+\}|\$\{[A-Z][A-Za-z0-9]*\.[A-Z][A-Za-z0-9.]*\}`), "CloudFormation", Error, false},
@@ -69,6 +75,9 @@ var placeholderForms = sync.OnceValue(func() []placeholderForm {
 		{regexp.MustCompile(`(?:^|[\s="'/:@])(?:@@[A-Z][A-Z0-9_]+@@|%%[A-Z][A-Z0-9_]+%%|__[A-Z][A-Z0-9_]*[A-Z0-9]__)`), "a template", Warning, false},
 	}
 })
+
+// noShell is a variable in a key of cloud-config that is text and nothing else.
+var noShell = regexp.MustCompile(`^(?:hostname|fqdn|timezone|locale|prefer_fqdn_over_hostname|locale_configfile):\s[^#]*?(\$\{[A-Za-z_][A-Za-z0-9_]*\})`)
 
 // text looks for what is wrong in any language. It works on lines: words in
 // comments count for secrets, which are no safer there, and for nothing else.
@@ -99,6 +108,9 @@ func (l *linter) text(p *Part, at place) {
 			}
 			l.add(at, problem{rule: "placeholder", severity: f.severity, line: i + 1, col: 1 + utf8.RuneCountInString(line[:m[0]]), message: "a placeholder for " + f.what + " was left unrendered: " + clip(strings.TrimSpace(line[m[0]:m[1]]), 60), fix: "render the template before it becomes user data"})
 			break
+		}
+		if m := noShell.FindStringSubmatchIndex(line); m != nil && p.Kind == KindCloudConfig {
+			l.add(at, problem{rule: "placeholder", severity: Warning, line: i + 1, col: 1 + utf8.RuneCountInString(line[:m[2]]), message: "no shell fills in " + clip(line[m[2]:m[3]], 60) + " here: it is taken as it stands", fix: "render the template before it becomes user data"})
 		}
 		if !shell && !v1 && !token && p.Kind != KindCloudConfig && strings.Contains(line, "169.254.169.254/") {
 			v1 = true

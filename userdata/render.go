@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 
 	"github.com/lecafe/lecafe/agent/settings"
 )
@@ -105,6 +106,9 @@ func mimeOf(p *Part) string {
 		if k == p.Kind {
 			return mime
 		}
+	}
+	if slices.Contains(elsewhere, p.Type) {
+		return p.Type
 	}
 	return ""
 }
