@@ -817,6 +817,24 @@ func TestReadPayload(t *testing.T) {
 	}
 }
 
+// FuzzReadPayload reads what IMDS may give: anything.
+func FuzzReadPayload(f *testing.F) {
+	f.Add([]byte("#cloud-config\nruncmd: [ls]\nyum_repos: &a {x: *a}\n"))
+	f.Add([]byte("#!/bin/bash -e\nset -o pipefail\n[ -f x ] && exit $?\nexec y\n"))
+	f.Add([]byte(multi(good, "#cloud-config\n? [a]\n: b\n")))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p := bootstrap.ReadPayload(data)
+		if !p.Known || p.Size != len(data) {
+			t.Errorf("%+v", p)
+		}
+		for _, k := range p.Keys {
+			if k.Line < 1 || k.Name == "" && len(data) == 0 {
+				t.Errorf("%+v", k)
+			}
+		}
+	})
+}
+
 func FuzzCollect(f *testing.F) {
 	f.Add([]byte(`{"v1":{"init":{"start":1,"errors":[1,"x"]}}}`), []byte("2026-11-22 02:07:01,123 - subp.py[DEBUG]: x\nCommand: ['/a']\nExit code: 1\n"), []byte("1\t1\t1\t1\t1\t0\t0\t0\ta\tb\n"))
 	f.Fuzz(func(t *testing.T, status, log, record []byte) {

@@ -8,9 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
+	"gopkg.in/yaml.v3"
 
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/userdata"
@@ -84,41 +82,24 @@ func topKeys(p *userdata.Payload) []Key {
 		if part.Kind != userdata.KindCloudConfig || part.Jinja || len(part.Body) > 1<<20 {
 			continue
 		}
-		f, err := parser.ParseBytes(part.Body, 0, parser.AllowDuplicateMapKey())
-		if err != nil {
+		var doc yaml.Node
+		if yaml.Unmarshal(part.Body, &doc) != nil || len(doc.Content) == 0 || doc.Content[0].Kind != yaml.MappingNode {
 			continue
 		}
 		file := ""
 		if len(p.Parts) > 1 {
 			file = part.Name
 		}
-		for _, doc := range f.Docs {
-			for _, v := range pairs(doc.Body) {
-				// Whatever is turned off, its module may be missing.
-				switch off := v.Value.(type) {
-				case nil, *ast.NullNode:
-					continue
-				case *ast.BoolNode:
-					if !off.Value {
-						continue
-					}
-				}
-				at := v.Key.GetToken()
-				out = append(out, Key{File: file, Line: at.Position.Line, Column: at.Position.Column, Name: underscored(at.Value)})
+		for pair := range slices.Chunk(doc.Content[0].Content, 2) {
+			k := pair[0]
+			// Whatever is turned off, its module may be missing.
+			if v := pair[1]; v.Tag == "!!null" || v.Tag == "!!bool" && !slices.Contains([]string{"true", "yes", "on"}, strings.ToLower(v.Value)) {
+				continue
 			}
+			out = append(out, Key{File: file, Line: k.Line, Column: k.Column, Name: underscored(k.Value)})
 		}
 	}
 	return out
-}
-
-func pairs(n ast.Node) []*ast.MappingValueNode {
-	switch m := n.(type) {
-	case *ast.MappingNode:
-		return m.Values
-	case *ast.MappingValueNode:
-		return []*ast.MappingValueNode{m}
-	}
-	return nil
 }
 
 func underscored(name string) string { return strings.ReplaceAll(name, "-", "_") }
