@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -232,6 +233,9 @@ func (a *Agent) verdict(j bootstrap.Judgement, ev bootstrap.Evidence) {
 	}
 	a.say("verdict", l)
 	a.setJudged()
+	// What the boot took is given back once its report is on its way: from here
+	// on the agent mostly waits.
+	time.AfterFunc(2*time.Second, debug.FreeOSMemory)
 }
 
 func errorsOf(c bootstrap.CloudInit) []string {
