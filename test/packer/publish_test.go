@@ -174,14 +174,22 @@ func TestAmazonEBS(t *testing.T) {
 		t.Errorf("packer build with a canary that fails: exit code %d", code)
 	}
 	t.Log(out)
-	for _, want := range []string{"script_exit in cloud-final", "exit code 3", "cp /nowhere/menu", "nothing was promoted", "Builds finished but no artifacts were created."} {
+	for _, want := range []string{
+		"script_exit in cloud-final", "exit code 3", "cp /nowhere/menu", "nothing was promoted", "Builds finished but no artifacts were created.",
+		"Packer cannot remove it: deregistration protection is on",
+	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the output does not say %q", want)
 		}
 	}
 	shop.uses(image)
-	if images := shop.images(); len(images) != 1 {
-		t.Errorf("the failed image is still there: %+v", images)
+	// Packer has removed the one, and could not remove the other.
+	left := map[string]string{}
+	for _, i := range shop.images() {
+		left[*i.Name] = tag(i.Tags, manifest.TagState)
+	}
+	if len(left) != 2 || left["kept"] != manifest.StateFailed {
+		t.Errorf("images that are left: %v", left)
 	}
 	nothingLeft(t, l, shop.instances())
 }
@@ -197,7 +205,6 @@ source "amazon-ebs" "image" {
   region                  = "us-east-1"
   custom_endpoint_ec2     = %q
   skip_metadata_api_check = true
-  ami_name                = "fails"
   source_ami              = %q
   instance_type           = "t3.micro"
   communicator            = "none"
@@ -208,9 +215,17 @@ source "amazon-ebs" "image" {
   }
 }
 build {
-  sources = ["source.amazon-ebs.image"]
+  source "amazon-ebs.image" {
+    name     = "removed"
+    ami_name = "removed"
+  }
+  source "amazon-ebs.image" {
+    name     = "kept"
+    ami_name = "kept"
+  }
   post-processor "lecafe-publish" {
     recipe_name = "fails"
+    keep_failed = source.name == "kept"
     staging { bucket = "lecafe-staging" }
     canary {
       instance_profile = "lecafe-app-profile"

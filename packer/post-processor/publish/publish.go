@@ -135,11 +135,9 @@ func (p *PostProcessor) region(ctx context.Context, images map[string]string) (s
 	if len(names) == 1 {
 		return names[0], nil
 	}
+	// Without a configured region the SDK fails where IMDS does not answer.
 	cfg, err := awsconf.Load(ctx, awsconf.Options{Profile: p.config.Profile})
-	if err != nil {
-		return "", err
-	}
-	if images[cfg.Region] == "" {
+	if err != nil || images[cfg.Region] == "" {
 		return "", fmt.Errorf("region: is missing: the build has images in %s; say which one is booted and promoted", strings.Join(names, ", "))
 	}
 	return cfg.Region, nil

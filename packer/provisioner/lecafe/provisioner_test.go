@@ -95,6 +95,20 @@ func TestProvision(t *testing.T) {
 			t.Errorf("uploads: %q", m.uploads)
 		}
 	})
+	t.Run("arm64 of the RHEL family", func(t *testing.T) {
+		m := &machine{uname: "aarch64\n1000\n"}
+		if out, err := provision(t, m, map[string]any{"programs": both}); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if !strings.HasSuffix(m.uploads["lecafe-builder"], "lecafe-builder-linux-arm64") || !strings.HasSuffix(m.uploads["lecafe-agent"], "lecafe-agent-linux-arm64") {
+			t.Errorf("uploads: %q", m.uploads)
+		}
+		// ec2-user may use sudo, and sudo finds no program of /tmp in secure_path:
+		// programs are run by their whole path, after being made executable.
+		if last := m.commands[len(m.commands)-1]; !strings.Contains(last, "chmod 0755 /tmp/lecafe-") || !strings.Contains(last, "sudo -n /tmp/lecafe-") {
+			t.Errorf("command: %s", last)
+		}
+	})
 	t.Run("arm64 as root, no agent", func(t *testing.T) {
 		m := &machine{uname: "aarch64\n0\n"}
 		if out, err := provision(t, m, map[string]any{"programs": both, "skip_agent": true}); err != nil {
@@ -123,12 +137,16 @@ func TestProvision(t *testing.T) {
 		"architecture": {&machine{uname: "riscv64\n0\n"}, both, "the machine is riscv64"},
 		"no unix":      {&machine{uname: "what?\n"}, both, "it must be Linux"},
 		"no program":   {&machine{uname: "aarch64\n0\n"}, tools(t, "lecafe-builder", "lecafe-agent"), "no lecafe-builder for linux/arm64"},
+		"no agent": {
+			&machine{uname: "aarch64\n0\n"}, tools(t, "lecafe-builder-linux-arm64", "lecafe-agent"),
+			"lecafe-agent is for linux/amd64); build it with GOOS=linux GOARCH=arm64 as lecafe-agent-linux-arm64, and set programs to its directory",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := provision(t, c.m, map[string]any{"programs": c.dir}); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want %q", err, c.want)
 			}
-			if strings.Contains(c.want, "lecafe-builder for") && len(c.m.uploads) > 0 {
+			if strings.HasPrefix(name, "no ") && len(c.m.uploads) > 0 {
 				t.Errorf("uploaded %v to a machine that cannot run it", c.m.uploads)
 			}
 		})
