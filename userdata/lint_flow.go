@@ -30,6 +30,7 @@ type wait struct {
 // context is where a statement stands.
 type context struct {
 	checked bool // somebody looks at its exit code
+	ends    bool // its exit code is that of a subshell or function, where set -e sees it
 	last    bool // its exit code is the script's
 	inFunc  bool
 }
@@ -127,6 +128,7 @@ func (s *shellLint) list(stmts []*syntax.Stmt, ctx context, later flow) {
 	for i, st := range stmts {
 		sub := ctx
 		sub.last = ctx.last && i == len(stmts)-1
+		sub.ends = ctx.ends && i == len(stmts)-1
 		if i+1 < len(stmts) && looksAtStatus(stmts[i+1]) {
 			sub.checked = true
 		}
@@ -172,10 +174,10 @@ func (s *shellLint) stmt(st *syntax.Stmt, ctx context, later flow) {
 		}
 	case *syntax.WhileClause:
 		s.list(c.Cond, context{checked: true, inFunc: ctx.inFunc}, later)
-		ctx.last = false
+		ctx.last, ctx.ends = false, false
 		s.list(c.Do, ctx, later)
 	case *syntax.ForClause:
-		ctx.last = false
+		ctx.last, ctx.ends = false, false
 		s.list(c.Do, ctx, later)
 	case *syntax.CaseClause:
 		for _, item := range c.Items {
@@ -185,12 +187,13 @@ func (s *shellLint) stmt(st *syntax.Stmt, ctx context, later flow) {
 		s.list(c.Stmts, ctx, later)
 	case *syntax.Subshell:
 		saved := s.flow
+		ctx.ends = !ctx.checked
 		s.list(c.Stmts, ctx, later)
 		s.flow.errexit, s.flow.pipefail, s.flow.offAt = saved.errexit, saved.pipefail, saved.offAt
 	case *syntax.FuncDecl:
 		saved := s.flow
 		s.flow.errexit, s.flow.pipefail, s.flow.offAt = saved.errexit || later.errexit, saved.pipefail || later.pipefail, nil
-		s.stmt(c.Body, context{inFunc: true}, later)
+		s.stmt(c.Body, context{inFunc: true, ends: true}, later)
 		s.flow.errexit, s.flow.pipefail, s.flow.offAt = saved.errexit, saved.pipefail, saved.offAt
 	case *syntax.DeclClause:
 		for _, a := range c.Args {
@@ -267,26 +270,6 @@ func (s *shellLint) simple(st *syntax.Stmt, c *syntax.CallExpr, ctx context, lat
 	s.fallible(c.Pos(), w[0], ctx)
 }
 
-// printed finds downloads whose output is an argument of another command,
-// which succeeds without it.
-func (s *shellLint) printed(c *syntax.CallExpr) {
-	if len(c.Args) == 0 {
-		return
-	}
-	switch s.words(c)[0] {
-	case "[", "test", "[[", "export", "local", "readonly", "declare", "exit", "return":
-		return
-	}
-	for _, a := range c.Args[1:] {
-		if sub := substitutes(a); sub != nil {
-			if name := s.commandText(sub); name == "curl" || name == "wget" || name == "aws" {
-				s.report("masked-failure", "", a.Pos(), fmt.Sprintf("when %s fails, the command that its output is an argument of succeeds without it", name), "assign its output to a variable first, on a line of its own")
-				return
-			}
-		}
-	}
-}
-
 func (s *shellLint) rawName(c *syntax.CallExpr) string { return s.text(c.Args[0]) }
 
 // fallible notes a command that may fail here.
@@ -298,49 +281,6 @@ func (s *shellLint) fallible(pos syntax.Pos, name string, ctx context) {
 		s.flow.first, s.flow.firstText = pos, clip(name, 40)
 	}
 	s.flow.unnoticed++
-}
-
-// substitutes returns the last command substitution of a word.
-func substitutes(w *syntax.Word) *syntax.CmdSubst {
-	var out *syntax.CmdSubst
-	syntax.Walk(w, func(n syntax.Node) bool {
-		if c, ok := n.(*syntax.CmdSubst); ok {
-			if len(c.Stmts) > 0 {
-				out = c
-			}
-			return false
-		}
-		return true
-	})
-	if out == nil {
-		return nil
-	}
-	// A substitution that prints or handles its own failure cannot fail.
-	switch cmd := out.Stmts[len(out.Stmts)-1].Cmd.(type) {
-	case *syntax.BinaryCmd:
-		if cmd.Op == syntax.OrStmt {
-			return nil
-		}
-	case *syntax.CallExpr:
-		if len(cmd.Args) > 0 && slices.Contains(harmless, (&shellLint{}).text(cmd.Args[0])) {
-			return nil
-		}
-		if len(cmd.Args) == 0 {
-			return nil
-		}
-	}
-	return out
-}
-
-func (s *shellLint) commandText(c *syntax.CmdSubst) string {
-	name := "a command"
-	syntax.Walk(c.Stmts[len(c.Stmts)-1], func(n syntax.Node) bool {
-		if call, ok := n.(*syntax.CallExpr); ok && len(call.Args) > 0 && name == "a command" {
-			name = s.words(call)[0]
-		}
-		return true
-	})
-	return name
 }
 
 func (s *shellLint) binary(c *syntax.BinaryCmd, ctx context, later flow) {
@@ -360,7 +300,7 @@ func (s *shellLint) binary(c *syntax.BinaryCmd, ctx context, later flow) {
 		case call != nil && len(call.Args) > 0:
 			w := s.words(call)
 			asks := answers(w) || leaves(c.Y) || slices.Contains(harmless, w[0]) || c.X.Negated
-			if s.flow.errexit && !ctx.checked && !ctx.last && !asks {
+			if s.flow.errexit && !ctx.checked && !ctx.last && !ctx.ends && !asks {
 				s.report("masked-failure", "", c.X.Pos(), fmt.Sprintf("set -e does not end the script when %s fails on the left of &&: the rest of the line is left out, and the script goes on", w[0]), "write the commands on lines of their own")
 			}
 			left.checked = left.checked || asks
@@ -372,77 +312,6 @@ func (s *shellLint) binary(c *syntax.BinaryCmd, ctx context, later flow) {
 		s.stmt(c.X, left, later)
 		s.stmt(c.Y, ctx, later)
 	}
-}
-
-// leaves says that a statement goes somewhere else: what stands on its left
-// is a condition.
-func leaves(st *syntax.Stmt) bool {
-	c, ok := st.Cmd.(*syntax.CallExpr)
-	if !ok || len(c.Args) == 0 {
-		return false
-	}
-	switch c.Args[0].Lit() {
-	case "return", "exit", "break", "continue":
-		return true
-	}
-	return false
-}
-
-// weighty commands are those whose failure makes the rest pointless.
-func weighty(w []string) bool {
-	switch w[0] {
-	case "apt", "apt-get", "yum", "dnf", "zypper", "apk", "pip", "pip3", "npm", "gem", "snap", "rpm":
-		return len(w) > 1 && slices.ContainsFunc(w[1:], func(a string) bool {
-			return a == "install" || a == "update" || a == "upgrade" || a == "add" || a == "ci" || a == "-i" || a == "-U" || a == "localinstall"
-		})
-	case "curl", "wget", "aws", "tar", "unzip", "make", "mount", "mkfs", "docker-compose", "ansible-playbook", "terraform", "gpg":
-		return true
-	case "git":
-		return len(w) > 1 && (w[1] == "clone" || w[1] == "pull" || w[1] == "checkout")
-	case "docker", "podman":
-		return len(w) > 1 && (w[1] == "pull" || w[1] == "run" || w[1] == "compose")
-	case "systemctl":
-		return len(w) > 1 && (w[1] == "start" || w[1] == "restart" || w[1] == "enable")
-	}
-	return false
-}
-
-func (s *shellLint) masked(c *syntax.BinaryCmd) {
-	call, _ := c.Y.Cmd.(*syntax.CallExpr)
-	if call == nil || len(call.Args) == 0 {
-		return
-	}
-	w := s.words(call)
-	hides := w[0] == "true" || w[0] == ":" || w[0] == "exit" && len(w) > 1 && w[1] == "0"
-	says := w[0] == "echo" || w[0] == "printf" || w[0] == "logger"
-	if !hides && !says {
-		return
-	}
-	severity, what := Info, "a command"
-	if left, ok := lastCall(c.X); ok {
-		lw := s.words(left)
-		what = lw[0]
-		if weighty(lw) {
-			severity = ""
-		}
-		// A message is an answer where the command was a question.
-		if says && severity != "" {
-			return
-		}
-	} else if says {
-		return
-	}
-	s.report("masked-failure", severity, c.X.Pos(), fmt.Sprintf("when %s fails, nobody learns of it", what), "let it fail, or handle the failure you expect")
-}
-
-func lastCall(st *syntax.Stmt) (*syntax.CallExpr, bool) {
-	switch c := st.Cmd.(type) {
-	case *syntax.CallExpr:
-		return c, len(c.Args) > 0
-	case *syntax.BinaryCmd:
-		return lastCall(c.Y)
-	}
-	return nil, false
 }
 
 // readers only pass on or select text; their failure tells little.

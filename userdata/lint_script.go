@@ -257,7 +257,11 @@ func parseError(err error) (syntax.Pos, string) {
 func (s *shellLint) syntaxError(err error) {
 	pos, text := parseError(err)
 	line, col := s.where(int(pos.Line()), int(pos.Col()))
-	s.addAt(problem{rule: "shell-syntax", line: line, col: col, message: "syntax error: " + text, fix: "what stands before this line does run, and nothing after it; check with bash -n"})
+	severity := Severity("")
+	if strings.Contains(text, "not a valid arithmetic operator") {
+		severity = Warning // bash looks at it when it gets there, and may take it for something else
+	}
+	s.addAt(problem{rule: "shell-syntax", severity: severity, line: line, col: col, message: "syntax error: " + text, fix: "what stands before this line does run, and nothing after it; check with bash -n"})
 }
 
 // collect notes what variables are set to, as far as the text tells.

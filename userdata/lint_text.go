@@ -46,7 +46,7 @@ var notSecret = regexp.MustCompile(`(?i)^(?:/|\./|~/|%|file:|https?:|arn:|ssm:|v
 // or a field, as in token = answer.json().
 func expression(line string, from, to int) bool {
 	if from > 0 && (line[from-1] == '"' || line[from-1] == '\'') {
-		return false
+		return to < len(line) && line[to] == ' ' && strings.IndexByte(line[to:], line[from-1]) >= 0 // words, as of a command
 	}
 	return to < len(line) && (line[to] == '(' || line[to] == '[') || from > 1 && line[from-1] == ' ' && strings.Contains(line[from:to], ".")
 }
@@ -103,7 +103,7 @@ func (l *linter) text(p *Part, at place) {
 				continue
 			}
 			m := f.form.FindStringIndex(line)
-			if m == nil || goTemplate(line) && strings.HasPrefix(line[m[0]:], "{{") {
+			if m == nil || mark.MatchString(line[m[0]:m[1]]) || heredocWord(p.Body, line, line[m[0]:m[1]]) || goTemplate(line) && strings.HasPrefix(line[m[0]:], "{{") {
 				continue
 			}
 			l.add(at, problem{rule: "placeholder", severity: f.severity, line: i + 1, col: 1 + utf8.RuneCountInString(line[:m[0]]), message: "a placeholder for " + f.what + " was left unrendered: " + clip(strings.TrimSpace(line[m[0]:m[1]]), 60), fix: "render the template before it becomes user data"})
@@ -119,9 +119,19 @@ func (l *linter) text(p *Part, at place) {
 	}
 }
 
+// mark recognises names that look like a template's and end text or belong to
+// a language.
+var mark = regexp.MustCompile(`__(?:EOF|EOT|END|DATA|WARN|DIE|FILE|LINE|MAIN|PACKAGE|ELF|HEREDOC)__$`)
+
+// heredocWord says that a word begins or ends a heredoc.
+func heredocWord(body []byte, line, word string) bool {
+	word = strings.TrimLeft(word, " \t=\"'")
+	return strings.HasPrefix(word, "__") && (strings.Contains(line, "<<") || strings.TrimSpace(line) == word && bytes.Contains(body, []byte("<<")))
+}
+
 // goTemplate says that a line formats a command's output by a Go template.
 func goTemplate(line string) bool {
-	return strings.Contains(line, "--format") || strings.Contains(line, " -f ") || strings.Contains(line, "-o go-template") || strings.Contains(line, "-o template") || strings.Contains(line, "--template")
+	return strings.Contains(line, "{{range") || strings.Contains(line, "{{ range") || strings.Contains(line, "{{with") || strings.Contains(line, "{{ with") || strings.Contains(line, "--format") || strings.Contains(line, " -f ") || strings.Contains(line, "-o go-template") || strings.Contains(line, "-o template") || strings.Contains(line, "--template")
 }
 
 func clip(s string, n int) string {
