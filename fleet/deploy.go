@@ -103,6 +103,9 @@ func failed(s *Snapshot) []Standing {
 func versionOf(s *Snapshot, now promote.Rollout) *Snapshot {
 	m := &Snapshot{At: s.At, Counts: map[Verdict]int{}}
 	for _, i := range s.Instances {
+		if i.gone() && i.LaunchedAt.Before(now.Since) {
+			continue // of an earlier try, which may have failed for want of what is there by now
+		}
 		if i.Group == now.Group && i.TemplateVersion == now.Version && (i.TemplateID == "" || i.TemplateID == now.TemplateID) {
 			m.Instances = append(m.Instances, i)
 			m.Counts[i.Verdict]++

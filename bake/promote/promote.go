@@ -78,6 +78,7 @@ type Rollout struct {
 	Desired    int    // the group's desired capacity at the start
 	Status     string // Auto Scaling's: Pending, InProgress, Baking, Successful, ...
 	Percent    int
+	Since      time.Time // the refresh's start: what was gone by then is of an earlier try
 }
 
 // Result is what was done.

@@ -145,7 +145,7 @@ func (p *promotion) proved(ctx context.Context, r *astypes.InstanceRefresh) (boo
 	if p.Prove == nil || r.Status == astypes.InstanceRefreshStatusRollbackInProgress {
 		return true, nil
 	}
-	now := Rollout{Group: p.Group, TemplateID: p.res.LaunchTemplate, Version: strconv.FormatInt(p.res.Version, 10), Status: string(r.Status), Percent: int(aws.ToInt32(r.PercentageComplete))}
+	now := Rollout{Group: p.Group, TemplateID: p.res.LaunchTemplate, Version: strconv.FormatInt(p.res.Version, 10), Status: string(r.Status), Percent: int(aws.ToInt32(r.PercentageComplete)), Since: aws.ToTime(r.StartTime)}
 	if p.before != nil {
 		now.Desired = int(aws.ToInt32(p.before.DesiredCapacity))
 	}
@@ -161,8 +161,9 @@ func (p *promotion) proveCurrent(ctx context.Context, g *astypes.AutoScalingGrou
 	limit, cancel := context.WithTimeoutCause(ctx, p.Timeout, fmt.Errorf("the group is not proved after %s", p.Timeout))
 	defer cancel()
 	p.before = g
+	r := &astypes.InstanceRefresh{Status: astypes.InstanceRefreshStatusSuccessful, PercentageComplete: aws.Int32(100), StartTime: aws.Time(time.Now())}
 	for {
-		done, err := p.proved(limit, &astypes.InstanceRefresh{Status: astypes.InstanceRefreshStatusSuccessful, PercentageComplete: aws.Int32(100)})
+		done, err := p.proved(limit, r)
 		switch {
 		case done:
 			return nil
