@@ -89,6 +89,22 @@ func policyCommand() *cli.Command {
 				&cli.BoolFlag{Name: "on-failure", Usage: "with what --on-failure needs"},
 				&cli.StringFlag{Name: "reports", Usage: "s3://BUCKET/PREFIX"},
 				&cli.StringFlag{Name: "queue", Usage: "reports queue, `NAME` or URL"}),
+			sub("deploy", "for lecafe deploy", func(c *cli.Context, w policy.Where) (policy.Document, error) {
+				bucket, prefix, _ := strings.Cut(strings.TrimPrefix(c.String("reports"), "s3://"), "/")
+				image, _ := strings.CutPrefix(c.String("image"), "ssm:")
+				if image == c.String("image") {
+					image = "" // an ID or latest
+				}
+				return policy.Deploy(w, policy.Deploying{
+					Promoting: policy.Promoting{Group: c.String("asg"), SSMParameter: c.String("parameter"), Pin: c.Bool("pin")},
+					Bucket:    bucket, Prefix: prefix, ImageParameter: image,
+				}), nil
+			},
+				&cli.StringFlag{Name: "asg", Usage: "Auto Scaling group `NAME`; any where not given", Value: "*"},
+				&cli.StringFlag{Name: "reports", Usage: "s3://BUCKET/PREFIX"},
+				&cli.StringFlag{Name: "image", Usage: "as for lecafe deploy: only ssm:`PARAMETER` makes a difference"},
+				&cli.StringFlag{Name: "parameter", Usage: "SSM `PARAMETER` that gets the image's ID"},
+				&cli.BoolFlag{Name: "pin", Usage: "with what --pin needs"}),
 			sub("agent", "for the instances' role", func(c *cli.Context, w policy.Where) (policy.Document, error) {
 				s, err := agentSettings(c)
 				if err != nil {
