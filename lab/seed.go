@@ -26,6 +26,7 @@ func LeCafe() *Seed {
 			"lecafe-assets":  {"app/config.txt": Config},
 			"lecafe-staging": {},
 			"lecafe-reports": {},
+			"lecafe-left":    {}, // what instances could not send before their end
 		},
 		Queues:   map[string]map[string]string{"lecafe-orders": nil, "lecafe-reports": nil},
 		Profiles: map[string]string{"lecafe-app-profile": "lecafe-app-role"},
@@ -41,6 +42,7 @@ const appPolicy = `{
     {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::lecafe-assets/app/*"},
     {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::lecafe-assets"},
     {"Effect": "Allow", "Action": "s3:PutObject", "Resource": ["arn:aws:s3:::lecafe-reports/${aws:userid}/*", "arn:aws:s3:::lecafe-reports/*/${aws:userid}/*"]},
+    {"Effect": "Allow", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::lecafe-left/orders/${aws:userid}/*"},
     {"Effect": "Allow", "Action": "s3:DeleteObject", "Resource": ["arn:aws:s3:::lecafe-reports/${aws:userid}/progress/*", "arn:aws:s3:::lecafe-reports/*/${aws:userid}/progress/*"]},
     {"Effect": "Allow", "Action": ["sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"], "Resource": ["arn:aws:sqs:*:*:lecafe-orders", "arn:aws:sqs:*:*:lecafe-reports"]},
     {"Effect": "Allow", "Action": ["autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"], "Resource": "*"}
