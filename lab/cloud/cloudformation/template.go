@@ -300,6 +300,8 @@ type scope struct {
 	// is there yet, its name.
 	ref       func(logicalID string) (string, bool)
 	attribute func(logicalID, attribute string) (string, bool)
+
+	within []string // conditions that are being evaluated
 }
 
 // noValue takes a property away.
@@ -313,6 +315,11 @@ func (s *scope) holds(condition string) (bool, error) {
 	if !ok {
 		return false, invalid("Template format error: Unresolved condition dependency %s in the template", condition)
 	}
+	if slices.Contains(s.within, condition) {
+		return false, invalid("Template error: Found circular condition dependency: %s", condition)
+	}
+	s.within = append(s.within, condition)
+	defer func() { s.within = s.within[:len(s.within)-1] }()
 	v, err := s.eval(c)
 	if err != nil {
 		return false, err
