@@ -2,6 +2,7 @@ package packertemplate
 
 import (
 	"cmp"
+	"encoding/base64"
 	"fmt"
 	"maps"
 	"path"
@@ -90,7 +91,19 @@ func (w *writer) step(number int, s recipe.Step) error {
 		if strings.HasPrefix(text, "#!") {
 			_, text, _ = strings.Cut(text, "\n")
 		}
-		w.shell(s, how, nil, strings.Split(strings.TrimRight(text, "\n"), "\n"))
+		lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+		if strings.Contains(text, "{{") {
+			w.line(1, "# Packer takes {{ in inline lines for a template of its own, more than once. In")
+			w.line(1, "# base64:")
+			for _, l := range lines {
+				w.line(1, "#%s", strings.TrimRight(" "+l, " \t"))
+			}
+			w.files++
+			to := fmt.Sprintf("/tmp/lecafe-%d-run", w.files)
+			lines = []string{"echo " + base64.StdEncoding.EncodeToString([]byte(text)) + " | base64 -d >" + to, how + " " + to, "rm " + to}
+			how = bash
+		}
+		w.shell(s, how, nil, lines)
 	case s.Units != nil:
 		lines := []string{"systemctl daemon-reload"}
 		for _, v := range []struct {

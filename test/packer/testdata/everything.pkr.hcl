@@ -175,7 +175,7 @@ build {
 
   # Step 2: files
   provisioner "file" {
-    content     = "Bonjour \"à\" tous\n$${not_hcl} %%{neither}\n"
+    content     = "Bonjour \"à\" tous\n$${not_hcl} %%{neither} {{`{{`}} .Names }}\n"
     destination = "/tmp/lecafe-2-motd"
   }
   provisioner "file" {
@@ -201,11 +201,16 @@ build {
   }
 
   # Step 4: lines
+  # Packer takes {{ in inline lines for a template of its own, more than once. In
+  # base64:
+  # x=$(hostname)
+  # echo "${x} \ and a tab:	. {{ .Names }}"
   provisioner "shell" {
     execute_command = local.run
     inline = [
-      "x=$(hostname)",
-      "echo \"$${x} \\ and a tab:\t. {{`{{`}} .Names }}\"",
+      "echo eD0kKGhvc3RuYW1lKQplY2hvICIke3h9IFwgYW5kIGEgdGFiOgkuIHt7IC5OYW1lcyB9fSIK | base64 -d >/tmp/lecafe-4-run",
+      "bash -e /tmp/lecafe-4-run",
+      "rm /tmp/lecafe-4-run",
     ]
   }
 
@@ -240,7 +245,7 @@ build {
     execute_command = local.run
     inline = [
       "systemctl daemon-reload",
-      "systemctl enable -- cron.service",
+      "systemctl enable -- fstrim.timer",
       "systemctl disable --now -- apt-daily.timer",
       "systemctl mask --now -- apt-daily-upgrade.timer",
     ]
@@ -283,6 +288,12 @@ build {
         security_groups     = ["sg-0123456789abcdef0"]
         associate_public_ip = true
         deadline            = "5m"
+
+        test {
+          name    = "braces"
+          run     = "grep -F '{{`{{`}} .Names }}' /etc/motd"
+          timeout = "2m"
+        }
       }
 
       # A new version; the group refreshed to it; only then default version and
