@@ -91,7 +91,7 @@ func TestProblems(t *testing.T) {
 		"severity":       {"bootstrap: {severity: {disk_full: bad}}", `s.yaml:1:35: bootstrap.severity.disk_full: is no severity (got "bad"); one of failure, degraded, ignore`},
 		"bucket":         {"report: {s3: {bucket: s3://x}}", `s.yaml:1:23: report.s3.bucket: is no bucket name (got "s3://x"); 3 to 63 of a-z, 0-9, dot and hyphen, without s3://`},
 		"missing bucket": {"report: {s3: {prefix: x}}", `s.yaml:1:14: report.s3.bucket: is missing; name the bucket, or leave report.s3 out`},
-		"missing path":   {"config:\n  - source: s3://bucket/k\n", `s.yaml:2:11: config[0].path: is missing; write where the object is kept, as /opt/app/config.txt`},
+		"missing path":   {"config:\n  - source: s3://bucket/k\n", `s.yaml:2:5: config[0].path: is missing; write where the object is kept, as /opt/app/config.txt`},
 		"source":         {"config: [{source: /etc/passwd, path: /x}]", `s.yaml:1:19: config[0].source: is no S3 object (got "/etc/passwd"); write it as s3://bucket/key, or s3://bucket/prefix/ for all below a prefix`},
 		"relative path":  {"config: [{source: s3://bucket/k, path: ../x}]", `s.yaml:1:40: config[0].path: must be an absolute path of a file (got "../x"); write it in full, without . or ..`},
 		"mode":           {"config: [{source: s3://bucket/k, path: /x, mode: rw}]", `s.yaml:1:50: config[0].mode: is no file mode (got "rw"); three or four octal digits in quotes, as "0640"`},

@@ -36,13 +36,9 @@ func Parse(file string, data []byte, overrides ...string) (*Recipe, error) {
 	d := newDecoder()
 	d.file = file
 	d.places[""] = place{file: file, line: 1, column: 1}
-	broken := false
-	if body := d.parse(data); body != nil {
-		d.value(body, reflect.ValueOf(r).Elem(), "")
-		r.Dir = filepath.Dir(file)
-	} else if broken = len(d.problems) > 0; !broken {
+	broken := !d.value(data, reflect.ValueOf(r).Elem(), "")
+	if r.Dir = filepath.Dir(file); broken && len(d.problems) == 0 {
 		d.add(Problem{File: file, Line: 1, Column: 1, What: "the recipe is empty", Fix: "see examples/lecafe-app/recipe.yaml"})
-		broken = true
 	}
 	for _, o := range overrides {
 		d.override(o, reflect.ValueOf(r).Elem())

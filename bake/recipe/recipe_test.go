@@ -104,8 +104,8 @@ func TestBrokenOverrides(t *testing.T) {
 		{"provision[9].name=y", `--set: provision[9].name: provision has no item 9; see lecafe recipe schema for the fields`},
 		{"provision[x].name=y", `--set: provision[x].name: is not a path; see lecafe recipe schema for the fields`},
 		{"builder.timeout=1s", `--set: builder.timeout: "1s": is outside 5m to 1d; choose a duration in between`},
-		{"builder.instance_types=t3.small", `--set: builder.instance_types: "t3.small": is text where a list is expected; write - item lines below it, or [item, item]`},
-		{"clean.zero_free_space=maybe", `--set: clean.zero_free_space: "maybe": is text where true or false is expected; write true or false, without quotes`},
+		{"builder.instance_types=t3.small", `--set: builder.instance_types: "t3.small": must be a list, not text; write [a, b] or one item a line, each behind a dash`},
+		{"clean.zero_free_space=maybe", `--set: clean.zero_free_space: "maybe": must be true or false, not text; write true or false, without quotes`},
 		{"image.public=[", `--set: image.public: `},
 	} {
 		_, err := recipe.Load("testdata/good/full.yaml", c.set)

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/goccy/go-yaml/ast"
 )
 
 // override sets one field to a YAML value: "image.tags.team=shop",
@@ -42,10 +40,8 @@ func (d *decoder) override(assignment string, root reflect.Value) {
 	// Text for a text field needs no quotes on a command line: 1.10 stays 1.10.
 	if target.Kind() == reflect.String && !strings.HasPrefix(text, `"`) && !strings.HasPrefix(text, `'`) {
 		target.SetString(text)
-	} else if n := d.parse([]byte(text)); n != nil {
-		if _, null := n.(*ast.NullNode); !null || target.Kind() == reflect.Pointer {
-			d.value(n, target, path)
-		}
+	} else {
+		d.value([]byte(text), target, path)
 	}
 	for i := before; i < len(d.problems); i++ {
 		d.problems[i].Line, d.problems[i].Column = 0, 0

@@ -1,13 +1,15 @@
 // Package strictyaml owns strict decoding of the YAML files people write for
-// lecafe: an unknown key, a key given twice, a wrong type or a bad value is a
-// problem with file, line, column, field and what to do, and all problems of a
-// file are found at once. It refuses aliases, merge keys and several documents.
+// lecafe, recipes and agent settings: an unknown key, a key given twice, a
+// wrong type or a bad value is a problem with file, line, column, field and
+// what to do, and all problems of a file are found at once. It refuses merge
+// keys, tags, several documents and, unless Rules allow them, aliases.
 package strictyaml
 
 import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,98 +26,39 @@ import (
 // MaxBytes is the size above which a file is refused unread.
 const MaxBytes = 1 << 20
 
-// Problem is one thing wrong with a file. Line and Column count from 1 and are
-// 0 where the problem is of no place (a missing file).
-type Problem struct {
-	File    string
-	Line    int
-	Column  int
-	Field   string // dotted path, list items in brackets: config[0].source
-	Value   string // what stood there, shortened; empty for secrets and structures
-	Message string
-	Hint    string // what to do next
+// Rules are what the kinds of files differ in.
+type Rules struct {
+	FirstLine int  // that data's first line has in its file; default 1
+	Replace   bool // what the file names takes the place of what was there, and null empties it; else null leaves it and maps gain keys
+	Aliases   bool // *anchors stand for what they name
+	Days      bool // durations may have days, as 7d
+	Quoted    bool // a number is text only in quotes
 }
 
-func (p Problem) Error() string {
-	var b strings.Builder
-	b.WriteString(p.File)
-	if p.Line > 0 {
-		fmt.Fprintf(&b, ":%d:%d", p.Line, p.Column)
-	}
-	b.WriteString(": ")
-	if p.Field != "" {
-		b.WriteString(p.Field + ": ")
-	}
-	b.WriteString(p.Message)
-	if p.Value != "" {
-		fmt.Fprintf(&b, " (got %s)", strconv.Quote(p.Value))
-	}
-	if p.Hint != "" {
-		b.WriteString("; " + p.Hint)
-	}
-	return b.String()
-}
-
-// Problems is every problem of one or more files, one a line.
-type Problems []Problem
-
-func (ps Problems) Error() string {
-	lines := make([]string, len(ps))
-	for i, p := range ps {
-		lines[i] = p.Error()
-	}
-	return strings.Join(lines, "\n")
-}
-
-// Err returns ps as an error, nil if there are none.
-func (ps Problems) Err() error {
-	if len(ps) == 0 {
-		return nil
-	}
-	return ps
-}
-
-// Position is where a field's value stands.
-type Position struct{ Line, Column int }
-
-// Document is a decoded file: it remembers where each field stood, so that
-// validation can point there.
-type Document struct {
-	File      string
-	positions map[string]Position
-}
-
-// At returns the position of a field's value. A field that is absent has its
-// nearest parent's position.
-func (d *Document) At(field string) Position {
-	for {
-		if p, ok := d.positions[field]; ok {
-			return p
-		}
-		i := strings.LastIndexAny(field, ".[")
-		if i < 0 {
-			return d.positions[""]
-		}
-		field = field[:i]
-	}
-}
-
-// Has says whether the file sets field.
-func (d *Document) Has(field string) bool { _, ok := d.positions[field]; return ok }
-
-// Problem makes a problem at field's place.
-func (d *Document) Problem(field, value, message, hint string) Problem {
-	p := d.At(field)
-	return Problem{File: d.File, Line: p.Line, Column: p.Column, Field: field, Value: shorten(value), Message: message, Hint: hint}
+// Decode is Rules.Decode where null changes nothing and aliases are refused.
+func Decode(file string, data []byte, firstLine int, into any) (*Document, error) {
+	return Rules{FirstLine: firstLine}.Decode(file, data, into)
 }
 
 // Decode reads data over into, a pointer to a struct whose fields have yaml
-// tags: what data does not set keeps its value, lists are replaced, maps gain
-// keys. file names data in problems; its first line is firstLine (1 for a whole
-// file). Structs, strings, integers, booleans, durations ("10m"), pointers,
-// lists and maps with string keys are understood. The error is Problems.
-func Decode(file string, data []byte, firstLine int, into any) (doc *Document, err error) {
-	d := &decoder{doc: &Document{File: file, positions: map[string]Position{}}, shift: firstLine - 1}
+// tags: what data does not set keeps its value, lists are replaced. file names
+// data in problems. Structs, strings, integers, booleans, durations ("10m"),
+// pointers, lists and maps with string keys are understood. The error is
+// Problems.
+func (r Rules) Decode(file string, data []byte, into any) (*Document, error) {
+	v := reflect.ValueOf(into)
+	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
+		panic(fmt.Sprintf("strictyaml: %T is no pointer to a struct", into))
+	}
+	return r.DecodeField(file, data, "", v.Elem())
+}
+
+// DecodeField is Decode of data that is the value of one field.
+func (r Rules) DecodeField(file string, data []byte, field string, v reflect.Value) (doc *Document, err error) {
+	d := &decoder{
+		Rules: r, doc: &Document{File: file, positions: map[string]Position{}, values: map[string]string{}},
+		shift: max(r.FirstLine, 1) - 1, anchors: map[string]ast.Node{}, budget: nodeBudget,
+	}
 	defer func() {
 		// The parser sees outside bytes: whatever it may choke on is a problem
 		// of the file, never the end of the program.
@@ -126,11 +69,7 @@ func Decode(file string, data []byte, firstLine int, into any) (doc *Document, e
 	if len(data) > MaxBytes {
 		return d.doc, Problems{{File: file, Message: fmt.Sprintf("larger than %d bytes", MaxBytes), Hint: "keep settings small"}}
 	}
-	v := reflect.ValueOf(into)
-	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
-		panic(fmt.Sprintf("strictyaml: %T is no pointer to a struct", into))
-	}
-	f, err := parser.ParseBytes(data, 0)
+	f, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey()) // they are found with their field
 	if err != nil {
 		return d.doc, Problems{d.syntax(err)}
 	}
@@ -141,14 +80,20 @@ func Decode(file string, data []byte, firstLine int, into any) (doc *Document, e
 	case len(docs) > 1:
 		d.problem(docs[1].Body, "", "", "a second YAML document", "use one document a file")
 	}
-	d.decode(docs[0].Body, "", v.Elem())
+	d.decode(docs[0].Body, field, v)
 	return d.doc, d.problems.Err()
 }
 
+// nodeBudget bounds what aliases of aliases may become.
+const nodeBudget = 50000
+
 type decoder struct {
+	Rules
 	doc      *Document
 	shift    int
 	problems Problems
+	anchors  map[string]ast.Node
+	budget   int // of nodes
 }
 
 func (d *decoder) syntax(err error) Problem {
@@ -163,7 +108,20 @@ func (d *decoder) syntax(err error) Problem {
 	return p
 }
 
-func (d *decoder) at(t *token.Token) Position {
+// at is where a node begins: a mapping in block style at its first key.
+func (d *decoder) at(n ast.Node) Position {
+	var t *token.Token
+	switch x := n.(type) {
+	case *ast.MappingNode:
+		if len(x.Values) > 0 && !x.IsFlowStyle {
+			return d.at(x.Values[0])
+		}
+		t = x.Start
+	case *ast.MappingValueNode:
+		t = x.Key.GetToken()
+	default:
+		t = n.GetToken()
+	}
 	if t == nil || t.Position == nil {
 		return Position{}
 	}
@@ -171,7 +129,7 @@ func (d *decoder) at(t *token.Token) Position {
 }
 
 func (d *decoder) problem(n ast.Node, field, value, message, hint string) {
-	p := d.at(n.GetToken())
+	p := d.at(n)
 	d.problems = append(d.problems, Problem{
 		File: d.doc.File, Line: p.Line, Column: p.Column, Field: field, Value: shorten(value), Message: message, Hint: hint,
 	})
@@ -179,20 +137,57 @@ func (d *decoder) problem(n ast.Node, field, value, message, hint string) {
 
 var durationType = reflect.TypeFor[time.Duration]()
 
+// resolve follows anchors and aliases to the node that has the value; nil
+// where there is none.
+func (d *decoder) resolve(n ast.Node, field string) ast.Node {
+	for range 100 {
+		switch x := n.(type) {
+		case *ast.AnchorNode:
+			d.anchors[x.Name.GetToken().Value] = x.Value
+			n = x.Value
+		case *ast.AliasNode:
+			if !d.Aliases {
+				d.problem(n, field, "", "aliases are not understood", "write the value out")
+				return nil
+			}
+			target, ok := d.anchors[x.Value.GetToken().Value]
+			if !ok {
+				d.problem(n, field, "", "no anchor of this name before it", "define it with & first")
+				return nil
+			}
+			n = target
+		case *ast.MergeKeyNode:
+			d.problem(n, field, "", "merge keys are not understood", "write the keys out")
+			return nil
+		case *ast.TagNode:
+			d.problem(n, field, "", "tags are not understood", "write the plain value")
+			return nil
+		default:
+			return n
+		}
+	}
+	d.problem(n, field, "", "aliases nest too deep", "write the value out")
+	return nil
+}
+
 func (d *decoder) decode(n ast.Node, field string, v reflect.Value) {
-	switch x := n.(type) {
-	case *ast.AnchorNode:
-		n = x.Value
-	case *ast.AliasNode, *ast.MergeKeyNode:
-		d.problem(n, field, "", "aliases are not understood", "write the value out")
-		return
-	case *ast.TagNode:
-		d.problem(n, field, "", "tags are not understood", "write the plain value")
+	if d.budget--; d.budget <= 0 {
+		if d.budget == 0 {
+			d.problem(n, field, "", "the file is too large", "aliases multiply what they stand for: write less")
+		}
 		return
 	}
-	d.doc.positions[field] = d.at(n.GetToken())
+	if n = d.resolve(n, field); n == nil {
+		return
+	}
+	d.doc.positions[field] = d.at(n)
+	d.doc.values[field] = scalar(n)
+	if d.Replace {
+		v.SetZero()
+	}
 	if n.Type() == ast.NullType {
-		// `key:` with nothing behind it says "nothing here": the value stays.
+		// `key:` with nothing behind it says "nothing here": the value stays,
+		// or is empty now.
 		return
 	}
 	if v.Type() == durationType {
@@ -207,7 +202,7 @@ func (d *decoder) decode(n ast.Node, field string, v reflect.Value) {
 		}
 		before := len(d.problems)
 		d.decode(n, field, p.Elem())
-		if len(d.problems) == before {
+		if d.Replace || len(d.problems) == before {
 			v.Set(p)
 		}
 	case reflect.Struct:
@@ -217,7 +212,7 @@ func (d *decoder) decode(n ast.Node, field string, v reflect.Value) {
 	case reflect.Map:
 		d.mapping(n, field, v)
 	case reflect.String:
-		if s, ok := text(n); ok {
+		if s, ok := text(n); ok && !(d.Quoted && isNumber(n)) {
 			v.SetString(s)
 		} else {
 			d.problem(n, field, raw(n), "must be text, not "+kind(n), "put it in quotes")
@@ -246,17 +241,41 @@ func (d *decoder) decode(n ast.Node, field string, v reflect.Value) {
 }
 
 func (d *decoder) duration(n ast.Node, field string, v reflect.Value) {
+	parse, hint := time.ParseDuration, `write it with its unit, as "90s" or "10m"`
+	if d.Days {
+		parse, hint = ParseDuration, "write it with its unit, as 90s, 10m, 2h or 7d"
+	}
 	s, ok := text(n)
 	if !ok {
-		d.problem(n, field, raw(n), "must be a duration, not "+kind(n), `write it with its unit, as "90s" or "10m"`)
+		d.problem(n, field, raw(n), "must be a duration, not "+kind(n), hint)
 		return
 	}
-	x, err := time.ParseDuration(s)
+	x, err := parse(s)
 	if err != nil {
-		d.problem(n, field, s, "is no duration", `write it with its unit, as "90s" or "10m"`)
+		d.problem(n, field, s, "is no duration", hint)
 		return
 	}
 	v.SetInt(int64(x))
+}
+
+var days = regexp.MustCompile(`^([0-9]{1,5})d(.*)$`)
+
+// ParseDuration is time.ParseDuration with days: 7d, 1d12h.
+func ParseDuration(s string) (time.Duration, error) {
+	m := days.FindStringSubmatch(s)
+	if m == nil {
+		return time.ParseDuration(s)
+	}
+	n, err := strconv.Atoi(m[1])
+	if err != nil {
+		return 0, err
+	}
+	d := time.Duration(n) * 24 * time.Hour
+	if m[2] == "" {
+		return d, nil
+	}
+	rest, err := time.ParseDuration(m[2])
+	return d + rest, err
 }
 
 // pairs returns the entries of a mapping; a mapping of one entry may be a bare
@@ -282,6 +301,10 @@ func (d *decoder) structure(n ast.Node, field string, v reflect.Value) {
 	for _, e := range entries {
 		key, ok := text(e.Key)
 		path := join(field, key)
+		if e.Key.IsMergeKey() {
+			d.problem(e.Key, join(field, "<<"), "", "merge keys are not understood", "write the keys out")
+			continue
+		}
 		if !ok {
 			d.problem(e.Key, field, raw(e.Key), "a key must be text", "one of "+strings.Join(known, ", "))
 			continue
@@ -298,6 +321,9 @@ func (d *decoder) structure(n ast.Node, field string, v reflect.Value) {
 			d.problem(e.Key, path, "", "given twice", "keep one of the two")
 		default:
 			seen[key] = true
+			if e.Value == nil {
+				continue
+			}
 			d.decode(e.Value, path, v.FieldByIndex(fields(v.Type())[i].Index))
 		}
 	}
@@ -311,6 +337,9 @@ func (d *decoder) list(n ast.Node, field string, v reflect.Value) {
 	}
 	out := reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values))
 	for i, item := range seq.Values {
+		if item == nil {
+			continue
+		}
 		d.decode(item, fmt.Sprintf("%s[%d]", field, i), out.Index(i))
 	}
 	v.Set(out)
@@ -319,7 +348,7 @@ func (d *decoder) list(n ast.Node, field string, v reflect.Value) {
 func (d *decoder) mapping(n ast.Node, field string, v reflect.Value) {
 	entries, ok := pairs(n)
 	if !ok {
-		d.problem(n, field, raw(n), "must be a mapping of keys to values, not "+kind(n), "")
+		d.problem(n, field, raw(n), "must be a mapping of keys to values, not "+kind(n), "write key: value lines below it")
 		return
 	}
 	out := reflect.MakeMap(v.Type())
@@ -329,6 +358,10 @@ func (d *decoder) mapping(n ast.Node, field string, v reflect.Value) {
 	seen := map[string]bool{}
 	for _, e := range entries {
 		key, ok := text(e.Key)
+		if e.Key.IsMergeKey() {
+			d.problem(e.Key, join(field, "<<"), "", "merge keys are not understood", "write the keys out")
+			continue
+		}
 		if !ok {
 			d.problem(e.Key, field, raw(e.Key), "a key must be text", "put it in quotes")
 			continue
@@ -339,7 +372,9 @@ func (d *decoder) mapping(n ast.Node, field string, v reflect.Value) {
 		}
 		seen[key] = true
 		item := reflect.New(v.Type().Elem()).Elem()
-		d.decode(e.Value, join(field, key), item)
+		if e.Value != nil {
+			d.decode(e.Value, join(field, key), item)
+		}
 		out.SetMapIndex(reflect.ValueOf(key).Convert(v.Type().Key()), item)
 	}
 	v.Set(out)
@@ -357,6 +392,26 @@ func text(n ast.Node) (string, bool) {
 		return n.GetToken().Value, true
 	}
 	return "", false
+}
+
+func isNumber(n ast.Node) bool {
+	switch n.(type) {
+	case *ast.IntegerNode, *ast.FloatNode:
+		return true
+	}
+	return false
+}
+
+// scalar is a scalar's value as it stands there; empty for the others.
+func scalar(n ast.Node) string {
+	if s, ok := text(n); ok {
+		return s
+	}
+	switch n.(type) {
+	case *ast.BoolNode, *ast.NullNode:
+		return n.GetToken().Value
+	}
+	return ""
 }
 
 func raw(n ast.Node) string {

@@ -1,6 +1,8 @@
 package strictyaml_test
 
 import (
+	"maps"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -70,7 +72,7 @@ func TestDecodeProblems(t *testing.T) {
 		"number":           {"size: 1.5", `f.yaml:1:7: size: must be a whole number, not a number (got "1.5"); write digits, without quotes`},
 		"not a mapping":    {"- a", `f.yaml:1:1: must be a mapping of keys to values, not a list; one of name, wait, on, size, items, command, extra, inner`},
 		"alias":            {"name: &a x\nextra: {b: *a}", `f.yaml:2:12: extra.b: aliases are not understood; write the value out`},
-		"two documents":    {"name: x\n---\nname: y", `f.yaml:3:5: a second YAML document; use one document a file`},
+		"two documents":    {"name: x\n---\nname: y", `f.yaml:3:1: a second YAML document; use one document a file`},
 		"all at once":      {"nam: x\nwait: soon\n", "f.yaml:1:1: nam: unknown key; did you mean \"name\"?\nf.yaml:2:7: wait: is no duration (got \"soon\"); write it with its unit, as \"90s\" or \"10m\""},
 		"broken":           {"name: 'x\nwait: 1s", ""},
 		"hidden is no key": {"hidden: x", `f.yaml:1:1: hidden: unknown key; known here: name, wait, on, size, items, command, extra, inner`},
@@ -117,11 +119,52 @@ func TestDecodeEmpty(t *testing.T) {
 	}
 }
 
+// What recipes have besides.
+func TestRules(t *testing.T) {
+	all := strictyaml.Rules{Replace: true, Aliases: true, Days: true, Quoted: true}
+	f := file{Name: "old", Extra: map[string]string{"old": "1"}, Inner: inner{URL: "old"}, Size: 7}
+	doc, err := all.Decode("f.yaml", []byte("name: &n x\nwait: 1d12h\nextra: {a: *n}\ninner:\nsize: ~\n"), &f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := file{Name: "x", Wait: 36 * time.Hour, Extra: map[string]string{"a": "x"}}
+	if d := cmp.Diff(want, f); d != "" {
+		t.Error(d)
+	}
+	places := maps.Collect(doc.All())
+	if p := places["wait"]; p.Line != 2 || p.Column != 7 || p.Value != "1d12h" {
+		t.Errorf("wait stands at %+v", p)
+	}
+	if !doc.Has("") || !doc.Has("inner") || doc.Has("items") {
+		t.Errorf("places %v", places)
+	}
+	for in, want := range map[string]string{
+		"name: 5":             `f.yaml:1:7: name: must be text, not a number (got "5"); put it in quotes`,
+		"name: *n":            `f.yaml:1:7: name: no anchor of this name before it; define it with & first`,
+		"extra: {<<: {a: b}}": `f.yaml:1:9: extra.<<: merge keys are not understood; write the keys out`,
+		"wait: 7x":            `f.yaml:1:7: wait: is no duration (got "7x"); write it with its unit, as 90s, 10m, 2h or 7d`,
+		"name: a\nname: b":    `f.yaml:2:1: name: given twice; keep one of the two`,
+		"a: &a [*a, *a]":      "",
+		"items: &a [x, *a]":   "",
+	} {
+		var f file
+		_, err := all.Decode("f.yaml", []byte(in), &f)
+		if err == nil || want != "" && err.Error() != want {
+			t.Errorf("%q: got  %v\nwant %s", in, err, want)
+		}
+	}
+	var list []string
+	if _, err := all.DecodeField("--set", []byte("[a, 1]"), "builder.types", reflect.ValueOf(&list).Elem()); err == nil || !strings.Contains(err.Error(), `--set:1:5: builder.types[1]: must be text`) {
+		t.Errorf("DecodeField: %v", err)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte("name: x\nitems: [{url: a}]\n"))
 	f.Add([]byte("? [a]\n: b\n<<: *x\n--- !!str\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var v file
 		_, _ = strictyaml.Decode("f", data, 1, &v)
+		_, _ = strictyaml.Rules{Replace: true, Aliases: true, Days: true, Quoted: true}.Decode("f", data, &v)
 	})
 }
