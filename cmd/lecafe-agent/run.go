@@ -140,6 +140,9 @@ func printStatus(c *cli.Context, s agent.State) {
 	}
 	for _, o := range s.Config {
 		line := fmt.Sprintf("generation %d", o.Generation)
+		if o.Files > 0 {
+			line += fmt.Sprintf(", %d files", o.Files)
+		}
 		if !o.Fresh {
 			line += ", not confirmed by S3"
 		}
