@@ -27,8 +27,9 @@ func userdataWrapCommand() *cli.Command {
 		Usage:     "have a payload watched on images that lecafe did not bake",
 		ArgsUsage: "FILE|-",
 		Description: "The wrapped payload fetches lecafe-agent from S3 with the instance's role, pinned by\n" +
-			"SHA-256, and records what fails in bash and sh scripts. Everything else in the payload stays as\n" +
-			"it is. The agent's programs are put under --agent-to; instances need s3:GetObject there.",
+			"SHA-256, and records what fails in bash and sh scripts and in runcmd, for which the boot waits up to\n" +
+			"75 seconds for the agent. Everything else in the payload stays as it is, and runs without the\n" +
+			"agent too. The agent's programs are put under --agent-to; instances need s3:GetObject there.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "agent-to", Usage: "put the agent's programs under `s3://BUCKET/PREFIX`", Required: true},
 			&cli.StringSliceFlag{Name: "agent", Usage: "the agent for an architecture, as amd64=FILE; default: those beside lecafe (`ARCH=FILE`)"},

@@ -100,6 +100,7 @@ touch /var/lib/ran
 // agent is kept for longer than cloud-init takes to its last stage: what the
 // payload runs there is watched all the same.
 func TestWrappedIsWatchedBeforeAnythingRuns(t *testing.T) {
+	t.Parallel()
 	eachRelease(t, func(t *testing.T, release string) {
 		b := newWrapBench(t, release)
 		slow := b.cloud.Inject(cloud.Fault{Service: "s3", Action: "GetObject", Resource: "arn:aws:s3:::assets/agent", Kind: cloud.Delay, Delay: 8 * time.Second})
@@ -152,6 +153,7 @@ func ordered(s string) bool {
 // the console says why, the unit's exit code too, and the payload does what it
 // does.
 func TestWrappedWithoutTheAgent(t *testing.T) {
+	t.Parallel()
 	eachRelease(t, func(t *testing.T, release string) {
 		b := newWrapBench(t, release)
 		other := b.agent

@@ -61,6 +61,8 @@ func TestWrappedOnAStockImage(t *testing.T) {
 			{"healthy", "#!/bin/bash\nset -e\necho espresso > /var/lib/cup\n", report.Success, "", "", 0},
 			{"bash goes on", "#!/bin/bash\nls /nonexistent\necho espresso > /var/lib/cup\n", report.Degraded, report.CodeCommandFailed, "part-001", 2},
 			{"sh goes on", "#!/bin/sh\necho a\nls /nonexistent\necho espresso\n", report.Degraded, report.CodeCommandFailed, "part-001", 3},
+			{"left in the background", "#!/bin/bash\nset -e\nls /nonexistent &\nwhile kill -0 \"$!\" 2> /dev/null; do sleep 0.1; done\necho espresso\n", report.Degraded, report.CodeBackgroundFailed, "part-001", 3},
+			{"debug trap", "#!/bin/bash\ntrap 'echo \"$BASH_COMMAND\" >> /var/log/steps' DEBUG\nls /nonexistent\necho espresso\n", report.Degraded, report.CodeCommandFailed, "part-001", 3},
 			{"set -e", "#!/bin/bash\nset -e\necho a\nls /nonexistent\n", report.Failure, report.CodeScriptExit, "part-001", 4},
 		} {
 			t.Run(c.name, func(t *testing.T) {
