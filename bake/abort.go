@@ -44,9 +44,11 @@ func (b *bake) aborted(cause error) error {
 	add("instance", known.Canary)
 	add("security group", known.Group)
 	add("launch template", known.Template)
-	add("image", known.Image)
-	for _, region := range slices.Sorted(maps.Keys(known.Copies)) {
-		add("image", known.Copies[region]+" in "+region)
+	if !known.Given { // others made them
+		add("image", known.Image)
+		for _, region := range slices.Sorted(maps.Keys(known.Copies)) {
+			add("image", known.Copies[region]+" in "+region)
+		}
 	}
 	add("staging", "s3://"+b.store.bucket+"/"+b.store.key("")+"/")
 	return fmt.Errorf("%w\n%w; what is left of it lecafe gc --yes removes: %s", cause, ErrAborted, strings.Join(left, ", "))
