@@ -1,10 +1,17 @@
 package e2e
 
 import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lecafe/lecafe/lab/cloud"
+	"github.com/lecafe/lecafe/lab/cloud/ec2"
+	"github.com/lecafe/lecafe/lab/cloud/wire"
+	"github.com/lecafe/lecafe/lab/imds"
 )
 
 // TestOrdersServiceInTrouble is TestOrdersOnARealInstance's other half, on the
@@ -118,4 +125,55 @@ done`)
 	b.arrive(id, posted)
 	posted = strings.Fields(b.sh(id, "lecafe-agent send 'after the flood'"))
 	b.arrive(id, posted)
+}
+
+// TestSealedOrdersAreReplayed ends an instance by scale-in while its queue is
+// out of reach: what it could not send is sealed within its bound, and sent by
+// the operator.
+func TestSealedOrdersAreReplayed(t *testing.T) {
+	b := newAgentBench(t, "debian-13", "orders: {queue: cafe, seal_to: \"s3://left/over\", drain: 2s}")
+	b.cloud.SQS.CreateQueue("cafe", map[string]string{"VisibilityTimeout": "600"})
+	b.cloud.S3.CreateBucket("left", "us-east-1")
+	if err := b.cloud.PutRolePolicy("app", "seal", `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:PutObject","Resource":"arn:aws:s3:::left/over/${aws:userid}/*"}]}`); err != nil {
+		t.Fatal(err)
+	}
+	b.seq++
+	id := fmt.Sprintf("i-%017x", b.seq)
+	meta := imds.New(imds.Instance{
+		InstanceID: id, ImageID: "ami-agent", Role: "app", UserData: []byte("#!/bin/sh\n"),
+		Credentials: func(d time.Duration) wire.Credentials { return b.cloud.Vault.Vend("app", id, d) },
+		MAC:         fmt.Sprintf("02:00:00:00:00:%02x", b.seq), PrivateIP: fmt.Sprintf("10.0.0.%d", 10+b.seq),
+	})
+	i := meta.Instance()
+	if err := b.d.Launch(t.Context(), ec2.Machine{InstanceID: id, ImageID: "ami-agent", MAC: i.MAC, PrivateIP: i.PrivateIP, Gateway: "10.0.0.1", IMDS: meta, Ports: b.ports}); err != nil {
+		t.Fatal(err)
+	}
+	b.settled(id)
+	first := strings.Fields(b.sh(id, "lecafe-agent send first"))
+	b.arrive(id, first) // so that the queue is known
+	away := b.cloud.Inject(cloud.Fault{Service: "sqs", Resource: "*cafe", Kind: cloud.Reset})
+	left := strings.Fields(b.sh(id, "for n in 1 2 3; do lecafe-agent send left-$n; done"))
+	meta.Update(func(i *imds.Instance) { i.TargetLifecycleState = "Terminated" })
+	b.eventually(id, "sealed orders", func() bool { return len(b.cloud.S3.Objects("left", "")) == 1 })
+	b.eventually(id, "empty spool", func() bool {
+		return strings.Contains(b.sh(id, "curl -sS --unix-socket /run/lecafe/orders.sock http://x/v1/status"), `"spooled":0`)
+	})
+	if err := b.d.Terminate(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	away.Remove()
+	bin := filepath.Join(t.TempDir(), "lecafe")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", bin, "github.com/lecafe/lecafe/cmd/lecafe")
+	build.Env = append(build.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	cmd := exec.CommandContext(t.Context(), bin, "orders", "replay", "--queue", "cafe", "s3://left/over")
+	cmd.Env = b.cloud.Env()
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil || !strings.Contains(string(out), "1 objects, 3 orders sent") || len(b.cloud.S3.Objects("left", "")) != 0 {
+		t.Errorf("%v, left %v", err, b.cloud.S3.Objects("left", ""))
+	}
+	b.arrive(id, left)
 }
