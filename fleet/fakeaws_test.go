@@ -56,6 +56,7 @@ type fakeInstance struct {
 	launched                           time.Time
 	profile                            string
 	template, version                  string
+	unhealthy                          bool
 }
 
 type fakeObject struct {
@@ -119,6 +120,10 @@ func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f.interval > 0 {
 		if now := time.Now(); now.Sub(f.last) < f.interval {
 			w.WriteHeader(503)
+			if strings.HasPrefix(action, "S3:") {
+				fmt.Fprint(w, `<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>`)
+				return
+			}
 			fmt.Fprint(w, `<ErrorResponse><Error><Code>Throttling</Code><Message>Rate exceeded</Message></Error></ErrorResponse>`)
 			return
 		}
@@ -162,8 +167,18 @@ func (f *fakeAWS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		id := cmp.Or(form.Get("InstanceId"), form.Get("InstanceIds.member.1"), form.Get("InstanceId.1"))
 		f.actions = append(f.actions, action+" "+id)
 		for _, i := range f.instances {
-			if i.id == id && action == "EnterStandby" {
+			if i.id != id {
+				continue
+			}
+			switch action {
+			case "EnterStandby":
 				i.lifecycle = "Standby"
+			case "TerminateInstances":
+				i.state = "shutting-down"
+			case "SetInstanceHealth":
+				i.unhealthy = true
+			case "CompleteLifecycleAction":
+				i.lifecycle = "Terminating:Wait"
 			}
 		}
 		fmt.Fprintf(w, `<%sResponse/>`, action)
@@ -292,7 +307,11 @@ func (f *fakeAWS) describeGroups(w io.Writer, form url.Values) {
 		fmt.Fprintf(w, `<member><AutoScalingGroupName>%s</AutoScalingGroupName><DesiredCapacity>%d</DesiredCapacity><LaunchTemplate><LaunchTemplateId>lt-1</LaunchTemplateId><Version>3</Version></LaunchTemplate><Instances>`, n, desired)
 		for _, i := range f.instances {
 			if i.group == n && i.state != "terminated" {
-				fmt.Fprintf(w, `<member><InstanceId>%s</InstanceId><LifecycleState>%s</LifecycleState><HealthStatus>Healthy</HealthStatus><AvailabilityZone>us-east-1a</AvailabilityZone><LaunchTemplate><LaunchTemplateId>lt-1</LaunchTemplateId><Version>3</Version></LaunchTemplate></member>`, i.id, i.lifecycle)
+				health := "Healthy"
+				if i.unhealthy {
+					health = "Unhealthy"
+				}
+				fmt.Fprintf(w, `<member><InstanceId>%s</InstanceId><LifecycleState>%s</LifecycleState><HealthStatus>%s</HealthStatus><AvailabilityZone>us-east-1a</AvailabilityZone><LaunchTemplate><LaunchTemplateId>lt-1</LaunchTemplateId><Version>3</Version></LaunchTemplate></member>`, i.id, i.lifecycle, health)
 			}
 		}
 		fmt.Fprint(w, `</Instances></member>`)
@@ -335,8 +354,14 @@ func (f *fakeAWS) watcher(t testing.TB, sel fleet.Selection) *fleet.Watcher {
 
 func newWatcher(t testing.TB, endpoint string, sel fleet.Selection) *fleet.Watcher {
 	t.Helper()
+	return newWatcherBy(t, nil, endpoint, sel)
+}
+
+// newWatcherBy has its calls made by client.
+func newWatcherBy(t testing.TB, client aws.HTTPClient, endpoint string, sel fleet.Selection) *fleet.Watcher {
+	t.Helper()
 	meter := &fleet.Meter{}
-	cfg := meter.Config(aws.Config{Region: "us-east-1", BaseEndpoint: &endpoint, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
+	cfg := meter.Config(aws.Config{HTTPClient: client, Region: "us-east-1", BaseEndpoint: &endpoint, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 		APIOptions: []func(*middleware.Stack) error{awsconf.WholeBodies}})
 	bucket := s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true })
 	reports, err := fleet.NewReports(bucket, "s3://b/p/")

@@ -2,6 +2,8 @@ package fleet
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -12,7 +14,13 @@ import (
 )
 
 // Meter counts calls as AWS sees them, repeats included.
-type Meter struct{ calls, throttled atomic.Int64 }
+type Meter struct {
+	// Throttling is told when AWS refuses a call for the first time: a pass
+	// takes long from then on. May be nil; it is set before the first call.
+	Throttling func()
+
+	calls, throttled atomic.Int64
+}
 
 // Calls is the number of calls so far.
 func (m *Meter) Calls() int64 { return m.calls.Load() }
@@ -51,8 +59,12 @@ var throttles = retry.IsErrorThrottles(retry.DefaultThrottles)
 // way is tried again soon.
 func (p *patient) RetryDelay(attempt int, err error) (time.Duration, error) {
 	d, delayErr := p.Standard.RetryDelay(attempt, err)
-	if throttles.IsErrorThrottle(err).Bool() {
-		p.meter.throttled.Add(1)
+	var status interface{ HTTPStatusCode() int }
+	overloaded := errors.As(err, &status) && status.HTTPStatusCode() == http.StatusServiceUnavailable
+	if overloaded || throttles.IsErrorThrottle(err).Bool() {
+		if p.meter.throttled.Add(1) == 1 && p.meter.Throttling != nil {
+			p.meter.Throttling()
+		}
 		return d, delayErr
 	}
 	return d / 10, delayErr

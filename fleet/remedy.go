@@ -300,6 +300,9 @@ func (r *Remedy) act(ctx context.Context, s *Standing) error {
 		})
 		return wrap("abandon the launch of", s.ID, err)
 	}
+	if s.Health == "Unhealthy" {
+		return nil // said before: by a watcher that died before it could write that down, or by somebody else
+	}
 	_, err := region.AutoScaling.SetInstanceHealth(ctx, &autoscaling.SetInstanceHealthInput{InstanceId: &s.ID, HealthStatus: aws.String("Unhealthy"), ShouldRespectGracePeriod: aws.Bool(false)})
 	return wrap("mark unhealthy", s.ID, err)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,13 +26,17 @@ func TestMain(m *testing.M) {
 	if address := os.Getenv(watcherEnv); address != "" {
 		os.Exit(watcherProcess(address))
 	}
+	if address := os.Getenv(remedyEnv); address != "" {
+		os.Exit(remedyProcess(address))
+	}
 	os.Exit(m.Run())
 }
 
 // measured is what one watcher process did.
 type measured struct {
 	Full, Delta time.Duration
-	Calls       int64 // of the full pass
+	CPU         time.Duration // of the full pass: the watcher alone
+	Calls       int64         // of the full pass
 	DeltaCalls  int64
 	RSS         int64 // KiB, the peak
 	Counts      map[fleet.Verdict]int
@@ -56,6 +61,12 @@ func watcherProcess(address string) int {
 		return 1
 	}
 	out.Full, out.Calls, out.Counts = time.Since(start), w.Meter.Calls(), s.Counts
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	out.CPU = time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 	fmt.Println("passed")
 	if _, err := fmt.Scanln(new(string)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -67,7 +78,6 @@ func watcherProcess(address string) int {
 		return 1
 	}
 	out.Delta, out.DeltaCalls, out.After = time.Since(start), w.Meter.Calls()-out.Calls, s.Counts
-	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -149,13 +159,34 @@ func TestTenThousandInstancesInFewCalls(t *testing.T) {
 	}
 }
 
-// BenchmarkScale prints the growth of time, calls and memory.
+// BenchmarkScale measures a full and a delta pass, and prints the growth of
+// time, calls and memory as a table.
 func BenchmarkScale(b *testing.B) {
 	var table strings.Builder
-	fmt.Fprintf(&table, "\n%10s %10s %8s %10s %12s %10s\n", "instances", "full pass", "calls", "delta", "delta calls", "peak RSS")
+	fmt.Fprintf(&table, "\n%10s %10s %10s %8s %10s %12s %10s\n", "instances", "full pass", "its CPU", "calls", "delta", "delta calls", "peak RSS")
 	for _, size := range []int{1_000, 10_000, 100_000} {
-		m := scale(b, size)
-		fmt.Fprintf(&table, "%10d %9.2fs %8d %9.2fs %12d %7d MB\n", size, m.Full.Seconds(), m.Calls, m.Delta.Seconds(), m.DeltaCalls, m.RSS/1024)
+		var m measured
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
+			var full, delta time.Duration
+			var rss int64
+			n := 0
+			for b.Loop() {
+				m = scale(b, size)
+				full, delta, rss, n = full+m.Full, delta+m.Delta, max(rss, m.RSS), n+1
+			}
+			m.Full, m.Delta, m.RSS = full/time.Duration(n), delta/time.Duration(n), rss
+			b.ReportMetric(0, "ns/op") // of the fake and the process's start, too
+			b.ReportMetric(m.Full.Seconds(), "full-s")
+			b.ReportMetric(m.CPU.Seconds(), "full-cpu-s")
+			b.ReportMetric(m.Delta.Seconds(), "delta-s")
+			b.ReportMetric(float64(m.Calls), "full-calls")
+			b.ReportMetric(float64(m.DeltaCalls), "delta-calls")
+			b.ReportMetric(float64(m.RSS)/1024, "peak-MB")
+		})
+		if m.Calls == 0 {
+			continue // another size was asked for
+		}
+		fmt.Fprintf(&table, "%10d %9.2fs %9.2fs %8d %9.2fs %12d %7d MB\n", size, m.Full.Seconds(), m.CPU.Seconds(), m.Calls, m.Delta.Seconds(), m.DeltaCalls, m.RSS/1024)
 	}
 	fmt.Fprint(os.Stderr, table.String())
 }

@@ -66,6 +66,7 @@ type Watcher struct {
 	Options
 
 	shelf     shelf
+	throttled int64 // calls, told so far
 	inventory []*Inventory
 	details   map[string]*Cause   // by S3 key; nil for a report without causes
 	disbelief map[string]Refusal  // by S3 key: read and not believed
@@ -258,8 +259,9 @@ func (w *Watcher) judge(ctx context.Context) (*Snapshot, error) {
 	}
 	if w.Meter != nil {
 		snap.APICalls = w.Meter.Calls()
-		if t := w.Meter.Throttled(); t > 0 {
-			w.note(fmt.Sprintf("AWS throttled %d calls: this pass was slower for it", t))
+		if t := w.Meter.Throttled(); t > w.throttled {
+			w.note(fmt.Sprintf("AWS throttled %d calls: this pass was slower for it", t-w.throttled))
+			w.throttled = t
 		}
 	}
 	w.notesMu.Lock()

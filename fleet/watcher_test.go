@@ -188,20 +188,6 @@ func TestDeltaReadsOnlyTheSendersNamed(t *testing.T) {
 	}
 }
 
-func TestThrottledIsSlowerAndStillRight(t *testing.T) {
-	f := newFakeAWS()
-	for _, g := range []string{"a", "b"} {
-		for _, i := range f.add(g, 2, now) {
-			f.put(i, report.Success, now)
-		}
-	}
-	f.interval = 100 * time.Millisecond
-	s := pass(t, f.watcher(t, fleet.Selection{Groups: []string{"a", "b"}}))
-	if !s.OK || !strings.Contains(strings.Join(s.Notes, "\n"), "throttled") {
-		t.Errorf("ok %v, notes %v", s.OK, s.Notes)
-	}
-}
-
 func TestTwoRegions(t *testing.T) {
 	a, b := newFakeAWS(), newFakeAWS()
 	one, two := a.add("here", 1, now)[0], b.add("there", 1, now)[0]

@@ -82,7 +82,9 @@ func newWatcher(c *cli.Context) (*fleet.Watcher, fleet.Where, error) {
 	if err != nil {
 		return nil, fleet.Where{}, err
 	}
-	meter := &fleet.Meter{}
+	meter := &fleet.Meter{Throttling: func() {
+		fmt.Fprintln(c.App.ErrWriter, "note: AWS throttles the calls; they are repeated, which takes its time")
+	}}
 	cfg = meter.Config(cfg)
 	w := &fleet.Watcher{Selection: sel, Meter: meter, Options: fleet.Options{
 		Deadline: c.Duration("deadline"), Details: c.Int("details"), Silent: c.Int("silent-details"),
