@@ -3,6 +3,7 @@ package userdata
 import (
 	"bytes"
 	_ "embed"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -64,13 +65,29 @@ func Wrap(in WrapInput) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wrap user data: %w", err)
 	}
+	// Programs in base64 of gzip leave the message text, with room for scripts
+	// of some size. Beyond that all of it is compressed, which takes plain
+	// programs better.
+	out, err := wrapped(in, payload, true)
+	if err != nil {
+		return nil, fmt.Errorf("wrap user data: %w", err)
+	}
+	if len(out) > MaxBytes {
+		if out, err = wrapped(in, payload, false); err != nil {
+			return nil, fmt.Errorf("wrap user data: %w", err)
+		}
+	}
+	return seal(out)
+}
+
+func wrapped(in WrapInput, payload *Payload, packed bool) ([]byte, error) {
 	var parts []outPart
 	if in.Settings != nil {
 		parts = append(parts, outPart{name: settings.UserDataPart, mime: "text/cloud-boothook", body: []byte(settings.Render(*in.Settings))})
 	}
-	hook, err := installHook(in)
+	hook, err := installHook(in, packed)
 	if err != nil {
-		return nil, fmt.Errorf("wrap user data: %w", err)
+		return nil, err
 	}
 	parts = append(parts, outPart{name: installPart, mime: "text/cloud-boothook", body: hook})
 	for _, p := range payload.Parts {
@@ -79,10 +96,10 @@ func Wrap(in WrapInput) ([]byte, error) {
 		}
 		mime := mimeOf(p)
 		if mime == "" {
-			return nil, fmt.Errorf("wrap user data: cloud-init has no handler for part %s; see lecafe userdata lint", p.Name)
+			return nil, fmt.Errorf("cloud-init has no handler for part %s; see lecafe userdata lint", p.Name)
 		}
 		if p.Merge {
-			return nil, fmt.Errorf("wrap user data: part %s has a Merge-Type header, which is not kept; write merge_how into the cloud-config instead", p.Name)
+			return nil, fmt.Errorf("part %s has a Merge-Type header, which is not kept; write merge_how into the cloud-config instead", p.Name)
 		}
 		body := p.Body
 		if p.Kind == KindScript {
@@ -94,7 +111,7 @@ func Wrap(in WrapInput) ([]byte, error) {
 		// The names stay, which scripts are run by and reports speak of.
 		parts = append(parts, outPart{name: p.Name, mime: mime, body: body})
 	}
-	return seal(assemble(parts))
+	return assemble(parts), nil
 }
 
 // watch has a script's failures recorded.
@@ -136,7 +153,7 @@ func (o Object) check() error {
 // installHook is the boothook that brings library and agent. cloud-init runs
 // boothooks at every boot, before any script; on a later boot the agent is
 // there already and nothing is done.
-func installHook(in WrapInput) ([]byte, error) {
+func installHook(in WrapInput, packed bool) ([]byte, error) {
 	spec, err := json.Marshal(struct {
 		Access
 		Agents map[string]Object `json:"agents"`
@@ -148,8 +165,12 @@ func installHook(in WrapInput) ([]byte, error) {
 	b.WriteString("#cloud-boothook\n#!/bin/sh\nset -eu\n" +
 		"[ ! -x " + settings.Binary + " ] || exit 0\n" +
 		"umask 022\nmkdir -p /usr/lib/lecafe\n")
-	file(&b, trap.LibraryPath, uncommented(trap.Library))
-	file(&b, "/usr/lib/lecafe/fetch.py", uncommented(fetchProgram))
+	write := file
+	if packed {
+		write = packedFile
+	}
+	write(&b, trap.LibraryPath, uncommented(trap.Library))
+	write(&b, "/usr/lib/lecafe/fetch.py", uncommented(fetchProgram))
 	file(&b, "/usr/lib/lecafe/agent.json", string(spec)+"\n")
 	// The boothook does not wait for it, cloud-final does: the agent makes a
 	// check of each statement of runcmd just before that executes it. The order
@@ -171,6 +192,17 @@ func file(b *bytes.Buffer, path, text string) {
 		end += "_"
 	}
 	fmt.Fprintf(b, "cat > %s <<'%s'\n%s%s\n", path, end, text, end)
+}
+
+// packedFile does the same in less room.
+func packedFile(b *bytes.Buffer, path, text string) {
+	fmt.Fprintf(b, "base64 -d <<'LECAFE_END' | gzip -d > %s\n", path)
+	packed := base64.StdEncoding.EncodeToString(compress([]byte(text)))
+	for line := range slices.Chunk([]byte(packed), 76) {
+		b.Write(line)
+		b.WriteByte('\n')
+	}
+	b.WriteString("LECAFE_END\n")
 }
 
 var commentLine = regexp.MustCompile(`(?m)^[ \t]*#(?:[^!].*)?\n`)

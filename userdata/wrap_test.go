@@ -42,6 +42,9 @@ func TestWrapKeepsWhatThePayloadDoes(t *testing.T) {
 	if len(out) > userdata.MaxBytes {
 		t.Errorf("%d bytes", len(out))
 	}
+	if !bytes.HasPrefix(out, []byte("Content-Type: multipart/")) {
+		t.Error("compressed although there is room")
+	}
 	t.Logf("%d bytes for a payload of %d", len(out), len(payload))
 	p, err := userdata.Parse(out)
 	if err != nil {
@@ -68,6 +71,19 @@ func TestWrapKeepsWhatThePayloadDoes(t *testing.T) {
 		if f.Severity == userdata.Error {
 			t.Errorf("lint: %+v", f)
 		}
+	}
+}
+
+// A payload that fills EC2's limit by itself leaves room for what wraps it.
+func TestWrapLargePayload(t *testing.T) {
+	payload := []byte("#!/bin/bash\nset -e\n" + strings.Repeat("install -D -m 644 /opt/menu/espresso.txt /srv/menu/espresso.txt\n", 240))
+	out, err := userdata.Wrap(userdata.WrapInput{Payload: payload, Agents: map[string]userdata.Object{"x86_64": {Bucket: "tools", Key: "lecafe-agent", SHA256: sum(nil)}}})
+	if err != nil || len(out) > userdata.MaxBytes {
+		t.Fatalf("%d bytes, %v", len(out), err)
+	}
+	p, err := userdata.Parse(out)
+	if err != nil || len(p.Parts) != 2 || !bytes.Contains(p.Parts[1].Body, bytes.TrimSpace(payload[len("#!/bin/bash\nset -e\n"):])) {
+		t.Errorf("%d parts, %v", len(p.Parts), err)
 	}
 }
 
@@ -140,6 +156,16 @@ func (i *instance) run(payload []byte, mode string) (output string, err error) {
 		}
 	}
 	cut := func(name string) string {
+		if _, rest, ok := strings.Cut(hook, "<<'LECAFE_END' | gzip -d > /usr/lib/lecafe/"+name+"\n"); ok {
+			text, _, _ := strings.Cut(rest, "\nLECAFE_END\n")
+			c := exec.CommandContext(i.t.Context(), "sh", "-c", "base64 -d | gzip -d")
+			c.Stdin = strings.NewReader(text)
+			out, err := c.Output()
+			if err != nil {
+				i.t.Fatalf("unpack %s: %v", name, err)
+			}
+			return string(out)
+		}
 		_, rest, ok := strings.Cut(hook, name+" <<'LECAFE_END'\n")
 		text, _, ok2 := strings.Cut(rest, "\nLECAFE_END\n")
 		if !ok || !ok2 {
