@@ -32,6 +32,11 @@ func TestConsoleCauses(t *testing.T) {
 		"cloud-init's own":                    {"[   20.1] cloud-init[512]: 2026-03-01 12:00:00 - util.py[WARNING]: Failed to run module scripts_user\nhost login:", report.CodeCloudInitError},
 		"it stops somewhere":                  {"[    0.0] Linux version 6.1\n[    1.0] Waiting for root device", CodeBootStuck},
 		"a code that is none":                 {start + agentLine(sinks.Line{Event: "verdict", Verdict: report.Failure, Code: "\x1b[31mNo Such"}), CodeReportUnsent},
+		"killed for want of memory":           {"[ 40.0] Out of memory: Killed process 812 (java) total-vm:8123456kB\nhost login:", CodeOutOfMemory},
+		"full disk":                           {"cp: error writing '/opt/x': No space left on device\nhost login:", CodeFilesystem},
+		"no metadata service":                 {"[   30.1] cloud-init[410]: No instance datasource found! Likely bad things to come!", report.CodeDatasourceNone},
+		"no network":                          {"[   30.1] app[410]: connect: Network is unreachable\nhost login:", report.CodeNetworkUnreachable},
+		"the agent's unit fails":              {"[FAILED] Failed to start lecafe-agent.service - Le Café's agent.\nhost login:", CodeAgentAbsent},
 		"panic outweighs what was said first": {start + "Kernel panic - not syncing: x", CodeKernelPanic},
 	} {
 		clues := consoleClues(c.text)

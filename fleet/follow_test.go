@@ -162,6 +162,30 @@ func TestWebhook(t *testing.T) {
 	}
 }
 
+// roundTrip stands in for a network.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestWebhookOfSlack(t *testing.T) {
+	hook, err := fleet.NewWebhook("https://hooks.slack.com/services/T/B/secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var body string
+	hook.Client.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+		b, err := io.ReadAll(r.Body)
+		body = string(b)
+		return &http.Response{StatusCode: 200, Body: http.NoBody}, err
+	})
+	if err := hook.Post(t.Context(), fleet.News{Schema: fleet.NewsSchema, Text: "web i-1 failure: script_exit"}); err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"text":"web i-1 failure: script_exit"}`; body != want {
+		t.Errorf("Slack was sent %s, want %s", body, want)
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	f := newFakeAWS()
 	list := f.add("app", 3, now.Add(-time.Minute))
