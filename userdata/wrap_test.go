@@ -234,6 +234,7 @@ func TestPackedPayload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("the loader has %d bytes", len(loader))
 	if len(loader) > userdata.MaxBytes {
 		t.Errorf("the loader has %d bytes", len(loader))
 	}
