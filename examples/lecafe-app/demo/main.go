@@ -6,7 +6,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -185,40 +184,25 @@ type seen struct {
 	} `json:"instances"`
 }
 
-// watch follows the groups until every instance has a verdict, prints the
+// watch lets lecafe watch wait until every instance has a verdict, prints the
 // table as a person sees it, and compares with what is expected.
 func (d *demo) watch(ctx context.Context) error {
-	args := []string{"watch", "--once", "--reports", "s3://lecafe-reports/lecafe-reports", "--deadline", silentAfter}
+	args := []string{"watch", "--reports", "s3://lecafe-reports/lecafe-reports", "--deadline", silentAfter}
 	for _, g := range groups {
 		args = append(args, "--asg", g.name)
 	}
-	var fleet seen
-	for pending := true; pending; {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(2 * time.Second):
-		}
-		cmd := exec.CommandContext(ctx, d.lecafe, append(args, "--json")...)
-		cmd.Stderr = os.Stderr
-		out, err := cmd.Output()
-		var exit *exec.ExitError
-		if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) { // 1: not all are well
-			return fmt.Errorf("lecafe watch: %w", err)
-		}
-		if err := json.NewDecoder(bytes.NewReader(out)).Decode(&fleet); err != nil {
-			return fmt.Errorf("lecafe watch --json: %w", err)
-		}
-		pending = len(fleet.Instances) < len(groups)
-		for _, i := range fleet.Instances {
-			pending = pending || i.Verdict == "pending"
-		}
+	out, err := d.output(ctx, append(args, "--wait", "--interval", "2s", "--json")...)
+	if err := notWell(err); err != nil {
+		return err
 	}
-	table, err := d.output(ctx, args...)
+	var fleet seen
+	if err := json.Unmarshal(out, &fleet); err != nil {
+		return fmt.Errorf("lecafe watch --json: %w", err)
+	}
+	table, err := d.output(ctx, append(args, "--once")...)
 	fmt.Print(string(table))
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
-		return fmt.Errorf("lecafe watch: want exit code 1 for a fleet that is not well: %v", err)
+	if err := notWell(err); err != nil {
+		return err
 	}
 	var wrong []error
 	for _, g := range groups {
@@ -237,6 +221,15 @@ func (d *demo) watch(ctx context.Context) error {
 		}
 	}
 	return errors.Join(wrong...)
+}
+
+// notWell is nil for exit code 1: not all instances are well, as is expected.
+func notWell(err error) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		return fmt.Errorf("lecafe watch: want exit code 1 for a fleet that is not well: %v", err)
+	}
+	return nil
 }
 
 // order reads the good instance's order back.
