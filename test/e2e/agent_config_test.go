@@ -50,6 +50,7 @@ func (a *asked) agents() []string {
 // TestConfigDirectoryOnARealInstance keeps a directory of an application as a
 // prefix in S3 has it: with the first report, changed, refused, rolled back.
 func TestConfigDirectoryOnARealInstance(t *testing.T) {
+	t.Parallel()
 	b := newAgentBench(t, "debian-13", "bootstrap: {deadline: 120s}")
 	b.put("conf.d/main", "good 1\n")
 	b.put("conf.d/sub/part", "1\n")

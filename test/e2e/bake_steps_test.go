@@ -62,6 +62,7 @@ func blocks(t *testing.T, root string) (total int64) {
 // that is larger than the recipe wants: the builder goes on in the next boot,
 // and says what the image's files take, not the host's disk.
 func TestRebootStepAndSize(t *testing.T) {
+	t.Parallel()
 	l := startLab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale = 20 })
 	o := newOperator(t, l)
 	recipe := filepath.Join(t.TempDir(), "recipe.yaml")

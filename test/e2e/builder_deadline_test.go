@@ -16,6 +16,7 @@ import (
 // A builder whose bake never comes back powers itself off at its deadline, and
 // is terminated: nobody pays for it until somebody runs gc.
 func TestBuilderEndsItself(t *testing.T) {
+	t.Parallel()
 	l := startLab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale = 20 })
 	data, err := manifest.UserData(manifest.Boot{URL: l.URL + "/no-such-manifest", Deadline: time.Now().Add(20 * time.Second)})
 	if err != nil {

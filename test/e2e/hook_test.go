@@ -118,6 +118,7 @@ func saidOfHook(l *lab.Lab, id, action string) []cloud.Call {
 // replaced, and for what hangs nobody sends heartbeats, so that the hook runs
 // out long before the agent's own deadline.
 func TestLifecycleHook(t *testing.T) {
+	t.Parallel()
 	l := startLab(t, []string{"debian-13"}, func(o *lab.Options) { o.TimeScale = hookScale })
 	o := newOperator(t, l)
 	baked := o.bake("debian-13")

@@ -18,6 +18,7 @@ import (
 // other release: the group that may post, a process that stops making progress,
 // a disk that is full.
 func TestOrdersServiceInTrouble(t *testing.T) {
+	t.Parallel()
 	b := newAgentBench(t, "debian-13", "orders: {queue: cafe}")
 	b.cloud.SQS.CreateQueue("cafe", map[string]string{"VisibilityTimeout": "600"})
 	id := b.boot("ami-agent", payload("set -e\ngroupadd baristas\nuseradd -r -G baristas ada\nuseradd -r -G lecafe-orders eve\n", "orders: {group: baristas, max_bytes: 536870912}\n"))
@@ -131,6 +132,7 @@ done`)
 // out of reach: what it could not send is sealed within its bound, and sent by
 // the operator.
 func TestSealedOrdersAreReplayed(t *testing.T) {
+	t.Parallel()
 	b := newAgentBench(t, "debian-13", "orders: {queue: cafe, seal_to: \"s3://left/over\", drain: 2s}")
 	b.cloud.SQS.CreateQueue("cafe", map[string]string{"VisibilityTimeout": "600"})
 	b.cloud.S3.CreateBucket("left", "us-east-1")

@@ -31,6 +31,7 @@ import (
 // and watches with the stack's outputs and no other setting, and compares what
 // the agents were allowed with what they used.
 func TestStack(t *testing.T) {
+	t.Parallel()
 	l := startLab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale, o.Seed = 20, nil })
 	o := newOperator(t, l)
 	o.env = append(o.env, "LECAFE_STACK=lecafe")
