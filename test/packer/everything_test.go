@@ -18,7 +18,7 @@ import (
 
 // TestEverything builds, with the template that lecafe makes of it, a recipe
 // that has a bit of everything: each kind of step, a reboot, copies with keys of
-// their own, deprecation and protection.
+// their own, sharing, deprecation and protection.
 func TestEverything(t *testing.T) {
 	t.Parallel()
 	l := startLab(t)
@@ -30,8 +30,6 @@ func TestEverything(t *testing.T) {
 	for _, set := range []string{
 		"source={image_id: " + l.AMIs["debian-12"] + "}",
 		"builder.subnets=[]", "builder.security_groups=[]", "builder.instance_profile=lecafe-app-profile", // the lab's own
-		// The amazon plugin names an account twice in one call, and the lab's EC2 takes one form or the other.
-		"image.share={}",
 		"clean.zero_free_space=false", // it fills the disk of the machine that the test runs on
 		"agent.aws={endpoint_url: \"" + l.URL + "\"}", "canary.instance_profile=lecafe-app-profile",
 	} {
@@ -74,6 +72,15 @@ func TestEverything(t *testing.T) {
 			continue
 		}
 		i := images.Images[0]
+		shared, err := ec2.NewFromConfig(config(l), func(o *ec2.Options) { o.Region = region }).DescribeImageAttribute(t.Context(), &ec2.DescribeImageAttributeInput{
+			ImageId: i.ImageId, Attribute: types.ImageAttributeNameLaunchPermission,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(shared.LaunchPermissions) != 2 { // an account and an organization
+			t.Errorf("image in %s is shared with %v", region, shared.LaunchPermissions)
+		}
 		if !strings.HasSuffix(*i.Name, "-0123456789ab") || !strings.HasPrefix(aws.ToString(i.DeregistrationProtection), "enabled") || aws.ToString(i.DeprecationTime) == "" ||
 			tag(i.Tags, "commit") != "fedcba987654" || tag(i.Tags, "team") != "coffee" || tag(i.Tags, "lecafe:state") != "done" {
 			t.Errorf("image in %s: %s, protection %q, deprecated at %q, tags %v", region, *i.Name, aws.ToString(i.DeregistrationProtection), aws.ToString(i.DeprecationTime), i.Tags)

@@ -97,9 +97,8 @@ func (in *modifyImageIn) share(img *image) error {
 	}
 	switch in.OperationType {
 	case "":
-		if len(named) > 0 {
-			return query.Errorf("MissingParameter", "The request must contain the parameter OperationType")
-		}
+		// LaunchPermission says what changes. Who is named beside it, as Packer
+		// does, is named twice.
 	case "add":
 		add = append(add, named...)
 	case "remove":

@@ -148,6 +148,7 @@ func TestImageAttributes(t *testing.T) {
 	l.ok(set(&sdk.ModifyImageAttributeInput{Description: &types.AttributeValue{Value: aws.String("new")}}))
 	l.ok(set(&sdk.ModifyImageAttributeInput{LaunchPermission: &types.LaunchPermissionModifications{Add: []types.LaunchPermission{{UserId: aws.String("111122223333")}}}}))
 	l.ok(set(&sdk.ModifyImageAttributeInput{Attribute: aws.String("launchPermission"), OperationType: types.OperationTypeAdd, OrganizationArns: []string{"arn:aws:organizations::111122223333:organization/o-1"}}))
+	l.ok(set(&sdk.ModifyImageAttributeInput{UserIds: []string{"111122223333"}, LaunchPermission: &types.LaunchPermissionModifications{Add: []types.LaunchPermission{{UserId: aws.String("111122223333")}}}}))
 	l.code(set(&sdk.ModifyImageAttributeInput{ImdsSupport: &types.AttributeValue{Value: aws.String("v1.0")}}), "InvalidParameterValue")
 	l.code(set(&sdk.ModifyImageAttributeInput{LaunchPermission: &types.LaunchPermissionModifications{Add: []types.LaunchPermission{{UserId: aws.String("me")}}}}), "InvalidAMIAttributeItemValue")
 	l.code(set(&sdk.ModifyImageAttributeInput{}), "InvalidParameterCombination")
