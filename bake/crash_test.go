@@ -116,7 +116,7 @@ func (g *guillotine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		action = actionOf(r)
 	}
 	g.mu.Lock()
-	fall := false
+	fall, after := false, g.after
 	if action != "" && !g.fell {
 		g.seen[action]++
 		point := fmt.Sprintf("%s#%d", action, g.seen[action])
@@ -131,7 +131,7 @@ func (g *guillotine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case dead:
 		panic(http.ErrAbortHandler) // the child is gone
-	case fall && !g.after:
+	case fall && !after:
 		g.drop()
 		panic(http.ErrAbortHandler)
 	}
@@ -210,8 +210,9 @@ func (w *crashWorld) bake(at string, after bool) (killed bool) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
-	w.g.at, w.g.after = at, after
-	w.g.kill = kill
+	w.g.mu.Lock()
+	w.g.at, w.g.after, w.g.kill = at, after, kill
+	w.g.mu.Unlock()
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
@@ -261,7 +262,9 @@ func TestKilledAnywhere(t *testing.T) {
 		t.Fatal("the bake that nobody killed made no image")
 	}
 	p.stop()
+	whole.g.mu.Lock()
 	points := slices.Clone(whole.g.order)
+	whole.g.mu.Unlock()
 	if len(points) < 20 {
 		t.Fatalf("only %d calls: %v", len(points), points)
 	}
