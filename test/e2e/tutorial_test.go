@@ -64,7 +64,6 @@ func shown(document string) *regexp.Regexp {
 // TestTutorial runs every command of docs/tutorial.md, in one shell of one lab,
 // as its reader does.
 func TestTutorial(t *testing.T) {
-	t.Parallel()
 	doc, err := os.ReadFile("../../docs/tutorial.md")
 	if err != nil {
 		t.Fatal(err)
