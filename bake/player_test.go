@@ -91,7 +91,7 @@ func (p *player) look(ctx context.Context) {
 				continue
 			}
 			p.wg.Go(func() {
-				if err := p.build(ctx, id); err != nil && ctx.Err() == nil {
+				if err := p.build(ctx, id); err != nil && ctx.Err() == nil && p.runs(ctx, id) {
 					p.mu.Lock()
 					defer p.mu.Unlock()
 					p.errs = append(p.errs, fmt.Errorf("builder %s: %w", id, err))
@@ -99,6 +99,12 @@ func (p *player) look(ctx context.Context) {
 			})
 		}
 	}
+}
+
+// runs says whether an instance is there to have trouble.
+func (p *player) runs(ctx context.Context, id string) bool {
+	out, err := p.api.DescribeInstanceStatus(ctx, &ec2.DescribeInstanceStatusInput{InstanceIds: []string{id}})
+	return err != nil || len(out.InstanceStatuses) > 0 // those that run alone are listed
 }
 
 var urlLine = regexp.MustCompile(`(?m)^https?://\S+$`)
@@ -169,8 +175,8 @@ func (p *player) build(ctx context.Context, id string) error {
 				return nil
 			case <-time.After(100 * time.Millisecond): // a builder keeps reading the manifest
 			}
-			if m, err = p.manifest(ctx, m.Self); err != nil {
-				return err
+			if next, err := p.manifest(ctx, m.Self); err == nil { // else it tries again, as a builder does
+				m = next
 			}
 		}
 	}
