@@ -123,65 +123,71 @@ func median(x []float64) float64 {
 // BenchmarkIntake compares durable appends with the bare disk and with bbolt, in
 // turns of 0.1 s: what else the machine does meets all of them alike, and each
 // turn has its own ratio to the disk's turns before and after it. The figures
-// are the medians. Records are acknowledged as they come, as in service.
+// are the medians. Intake is measured alone, and with a reader that takes and
+// acknowledges the records as they come, on the same processors.
 func BenchmarkIntake(b *testing.B) {
 	for _, producers := range []int{1, 64, 256} {
-		b.Run(fmt.Sprintf("producers=%d", producers), func(b *testing.B) {
-			disk := newRaw(b, producers)
-			s, err := spool.Open(spool.Options{Dir: filepath.Join(benchDir(b), "s")})
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer s.Close()
-			ctx, cancel := context.WithCancel(context.Background())
-			defer cancel()
-			go acknowledge(ctx, s)
-			put := func(body []byte) error {
-				_, err := s.Append(ctx, body)
-				return err
-			}
-			db, err := bolt.Open(filepath.Join(benchDir(b), "db"), 0o600, &bolt.Options{NoFreelistSync: true})
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer db.Close()
-			db.MaxBatchSize, db.MaxBatchDelay = max(producers, 1), time.Millisecond
-			name := []byte("orders")
-			if err := db.Update(func(tx *bolt.Tx) error { _, err := tx.CreateBucket(name); return err }); err != nil {
-				b.Fatal(err)
-			}
-			var seq atomic.Uint64
-			putBolt := func(body []byte) error {
-				var key [8]byte
-				binary.BigEndian.PutUint64(key[:], seq.Add(1))
-				return db.Batch(func(tx *bolt.Tx) error { return tx.Bucket(name).Put(key[:], body) })
-			}
-			produce(b, producers, round, put) // allocates what is then used again
-			before := s.Stats()
-			var ofRaw, ofBolt, rates, rawRates, boltRates []float64
-			for b.Loop() {
-				last := disk.rate(b, round)
-				for i := range rounds {
-					rate := produce(b, producers, round, put)
-					next := disk.rate(b, round)
-					base := (last + next) / 2
-					ofRaw, rates, rawRates = append(ofRaw, rate/base), append(rates, rate), append(rawRates, base)
-					if last = next; i%5 == 4 {
-						bolt := produce(b, producers, round, putBolt)
-						ofBolt, boltRates = append(ofBolt, rate/bolt), append(boltRates, bolt)
-						last = disk.rate(b, round)
-					}
-				}
-			}
-			b.ReportMetric(median(rates), "records/s")
-			b.ReportMetric(median(rawRates), "raw-records/s")
-			b.ReportMetric(median(boltRates), "bbolt-records/s")
-			b.ReportMetric(median(ofRaw), "of-raw")
-			b.ReportMetric(median(ofBolt), "times-bbolt")
-			st := s.Stats()
-			b.ReportMetric(float64(st.Appended-before.Appended)/float64(max(st.Commits-before.Commits, 1)), "records/commit")
-		})
+		b.Run(fmt.Sprintf("producers=%d", producers), func(b *testing.B) { benchIntake(b, producers, false) })
+		b.Run(fmt.Sprintf("producers=%d/reader", producers), func(b *testing.B) { benchIntake(b, producers, true) })
 	}
+}
+
+func benchIntake(b *testing.B, producers int, reader bool) {
+	disk := newRaw(b, producers)
+	s, err := spool.Open(spool.Options{Dir: filepath.Join(benchDir(b), "s"), MaxBytes: 8 << 30})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if reader {
+		go acknowledge(ctx, s)
+	}
+	put := func(body []byte) error {
+		_, err := s.Append(ctx, body)
+		return err
+	}
+	db, err := bolt.Open(filepath.Join(benchDir(b), "db"), 0o600, &bolt.Options{NoFreelistSync: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	db.MaxBatchSize, db.MaxBatchDelay = max(producers, 1), time.Millisecond
+	name := []byte("orders")
+	if err := db.Update(func(tx *bolt.Tx) error { _, err := tx.CreateBucket(name); return err }); err != nil {
+		b.Fatal(err)
+	}
+	var seq atomic.Uint64
+	putBolt := func(body []byte) error {
+		var key [8]byte
+		binary.BigEndian.PutUint64(key[:], seq.Add(1))
+		return db.Batch(func(tx *bolt.Tx) error { return tx.Bucket(name).Put(key[:], body) })
+	}
+	produce(b, producers, round, put) // allocates what is then used again
+	before := s.Stats()
+	var ofRaw, ofBolt, rates, rawRates, boltRates []float64
+	for b.Loop() {
+		last := disk.rate(b, round)
+		for i := range rounds {
+			rate := produce(b, producers, round, put)
+			next := disk.rate(b, round)
+			base := (last + next) / 2
+			ofRaw, rates, rawRates = append(ofRaw, rate/base), append(rates, rate), append(rawRates, base)
+			if last = next; i%5 == 4 {
+				bolt := produce(b, producers, round, putBolt)
+				ofBolt, boltRates = append(ofBolt, rate/bolt), append(boltRates, bolt)
+				last = disk.rate(b, round)
+			}
+		}
+	}
+	b.ReportMetric(median(rates), "records/s")
+	b.ReportMetric(median(rawRates), "raw-records/s")
+	b.ReportMetric(median(boltRates), "bbolt-records/s")
+	b.ReportMetric(median(ofRaw), "of-raw")
+	b.ReportMetric(median(ofBolt), "times-bbolt")
+	st := s.Stats()
+	b.ReportMetric(float64(st.Appended-before.Appended)/float64(max(st.Commits-before.Commits, 1)), "records/commit")
 }
 
 func acknowledge(ctx context.Context, s *spool.Spool) {
