@@ -157,18 +157,22 @@ func Run(ctx context.Context, o Options) (*Outcome, error) {
 	if err != nil {
 		return nil, fmt.Errorf("name image: %w", err)
 	}
-	b.store = &store{s3: b.s3, bucket: b.recipe.Staging.Bucket, base: path.Join(b.recipe.Staging.Prefix, b.id), local: localJournal(o.StateDir, b.id), now: b.now}
-	err = b.store.update(ctx, func(j *journal) {
+	if err := b.begin(ctx, created, f); err != nil {
+		return nil, b.explain(fmt.Errorf("%w; check staging.bucket in the recipe", err))
+	}
+	b.emit(Event{Kind: EventInfo, Text: fmt.Sprintf("%s from %s", b.id, f.SourceImage)})
+	return b.drive(ctx)
+}
+
+// begin opens the journal of a new bake.
+func (b *bake) begin(ctx context.Context, created time.Time, f facts) error {
+	b.store = &store{s3: b.s3, bucket: b.recipe.Staging.Bucket, base: path.Join(b.recipe.Staging.Prefix, b.id), local: localJournal(b.opts.StateDir, b.id), now: b.now}
+	return b.store.update(ctx, func(j *journal) {
 		*j = journal{
 			Schema: journalSchema, BakeID: b.id, Recipe: b.recipe.Name, Region: b.cfg.Region, Staging: b.staging(), Status: StatusRunning, Owner: newOwner(),
 			Created: created, Expires: created.Add(b.recipe.Builder.Timeout + margin), Facts: f,
 		}
 	})
-	if err != nil {
-		return nil, b.explain(fmt.Errorf("%w; check staging.bucket in the recipe", err))
-	}
-	b.emit(Event{Kind: EventInfo, Text: fmt.Sprintf("%s from %s", b.id, f.SourceImage)})
-	return b.drive(ctx)
 }
 
 func (b *bake) staging() string { return "s3://" + b.store.bucket + "/" + path.Dir(b.store.base) }

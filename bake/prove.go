@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"time"
 
@@ -61,19 +60,11 @@ func Prove(ctx context.Context, o Options, made Made) (*Outcome, error) {
 		return nil, fmt.Errorf("%w: %s is for %s, the canary's program for %s", ErrNoImage, made.ImageID, a, b.recipe.Architecture)
 	}
 	b.id = "bake-" + randomHex(8)
-	created := b.now().UTC()
 	f := facts{
 		Given: true, Provisioned: true, Image: made.ImageID, ImageName: aws.ToString(im.Name), Snapshots: snapshotsOf(&im), Copies: made.Copies,
 		SourceImage: aws.ToString(im.SourceImageId),
 	}
-	b.store = &store{s3: b.s3, bucket: b.recipe.Staging.Bucket, base: path.Join(b.recipe.Staging.Prefix, b.id), local: localJournal(o.StateDir, b.id), now: b.now}
-	err = b.store.update(ctx, func(j *journal) {
-		*j = journal{
-			Schema: journalSchema, BakeID: b.id, Recipe: b.recipe.Name, Region: b.cfg.Region, Staging: b.staging(), Status: StatusRunning, Owner: newOwner(),
-			Created: created, Expires: created.Add(b.recipe.Builder.Timeout + margin), Facts: f,
-		}
-	})
-	if err != nil {
+	if err := b.begin(ctx, b.now().UTC(), f); err != nil {
 		return nil, b.explain(fmt.Errorf("%w; check staging.bucket", err))
 	}
 	b.emit(Event{Kind: EventInfo, Text: fmt.Sprintf("%s proves %s", b.id, made.ImageID)})
