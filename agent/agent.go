@@ -174,8 +174,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stop()
 	var wg sync.WaitGroup
 	errs := make(chan error, 1)
-	// Compiles the redaction's rules while the first answers are on their way.
-	wg.Go(func() { _ = report.Redact("warm") })
 	wg.Go(func() { a.identify(ctx) })
 	wg.Go(func() { a.watchdog(ctx) })
 	wg.Go(func() {

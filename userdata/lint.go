@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/lecafe/lecafe/internal/lazyregexp"
 )
 
 // Options of Lint.
@@ -82,14 +83,14 @@ func (l *linter) add(at place, q problem) {
 	l.found = append(l.found, f)
 }
 
-var ignoreComment = regexp.MustCompile(`#\s*lecafe:ignore[ \t]+([a-z0-9-]+(?:[ \t]*,[ \t]*[a-z0-9-]+)*)`)
+var ignoreComment = lazyregexp.New(`#\s*lecafe:ignore[ \t]+([a-z0-9-]+(?:[ \t]*,[ \t]*[a-z0-9-]+)*)`)
 
 func suppressed(lines []string, line int, rule string) bool {
 	if line < 1 || line > len(lines) {
 		return false
 	}
 	names := func(s string) bool {
-		for _, m := range ignoreComment.FindAllStringSubmatch(s, -1) {
+		for _, m := range ignoreComment().FindAllStringSubmatch(s, -1) {
 			for name := range strings.SplitSeq(m[1], ",") {
 				if strings.TrimSpace(name) == rule {
 					return true
@@ -249,7 +250,7 @@ func (l *linter) unhandled(p *Part, at place) {
 // https://awslabs.github.io/amazon-eks-ami/nodeadm/
 var elsewhere = []string{"application/node.eks.aws"}
 
-var looksYAML = regexp.MustCompile(`(?m)^(runcmd|packages|write_files|package_update|package_upgrade|users|bootcmd|ssh_authorized_keys|hostname|timezone|mounts):`)
+var looksYAML = lazyregexp.New(`(?m)^(runcmd|packages|write_files|package_update|package_upgrade|users|bootcmd|ssh_authorized_keys|hostname|timezone|mounts):`)
 
 // noHeader guesses what was meant.
 func (l *linter) noHeader(body []byte) problem {
@@ -259,7 +260,7 @@ func (l *linter) noHeader(body []byte) problem {
 		message: "cloud-init does not know what this is and runs none of it", fix: "begin a script with #!/bin/bash, a cloud-config with #cloud-config"}
 	squeezed := strings.ToLower(strings.NewReplacer(" ", "", "_", "-", "\t", "").Replace(first))
 	switch {
-	case strings.HasPrefix(squeezed, "#cloud"), strings.HasPrefix(squeezed, "cloud-config"), looksYAML.Match(body):
+	case strings.HasPrefix(squeezed, "#cloud"), strings.HasPrefix(squeezed, "cloud-config"), looksYAML().Match(body):
 		q.message = "the payload looks like cloud-config, but does not begin with #cloud-config: cloud-init runs none of it"
 		q.fix = "make the first line exactly #cloud-config"
 	case strings.HasPrefix(squeezed, "!/"), strings.HasPrefix(squeezed, "#/"), strings.HasPrefix(squeezed, "#!"), strings.Contains(first, "/bin/"):

@@ -2,15 +2,16 @@ package userdata
 
 import (
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
 	"mvdan.cc/sh/v3/syntax"
+
+	"github.com/lecafe/lecafe/internal/lazyregexp"
 )
 
 // endOfBoot is asked by who waits for cloud-init's end.
-var endOfBoot = regexp.MustCompile(`/boot-finished\b|\bcloud-init\s+status\b|\bis-active\b[^\n]*\b(?:cloud-final|cloud-init\.target|multi-user\.target)\b|\bis-system-running\b`)
+var endOfBoot = lazyregexp.New(`/boot-finished\b|\bcloud-init\s+status\b|\bis-active\b[^\n]*\b(?:cloud-final|cloud-init\.target|multi-user\.target)\b|\bis-system-running\b`)
 
 // loops finds those that end only when cloud-init has.
 func (s *shellLint) loops(file *syntax.File, src []byte) {
@@ -27,7 +28,7 @@ func (s *shellLint) loops(file *syntax.File, src []byte) {
 			return true
 		}
 		from, to := int(loop.Cond[0].Pos().Offset()), int(loop.Cond[len(loop.Cond)-1].End().Offset())
-		if from > to || to > len(src) || !endOfBoot.Match(src[from:to]) {
+		if from > to || to > len(src) || !endOfBoot().Match(src[from:to]) {
 			return true
 		}
 		severity := Severity("")
@@ -116,22 +117,22 @@ func (s *shellLint) call(c *syntax.CallExpr, w []string, used, answered bool, sr
 	}
 }
 
-var touchesSecrets = regexp.MustCompile(`(?i)passw|secret|token|api_?key|with-decryption|private_key`)
+var touchesSecrets = lazyregexp.New(`(?i)passw|secret|token|api_?key|with-decryption|private_key`)
 
 func (s *shellLint) xtrace(line, col int, src []byte) {
 	severity, why := Info, "set -x writes every command to the console log"
-	if touchesSecrets.Match(src) {
+	if touchesSecrets().Match(src) {
 		severity, why = Warning, "set -x writes every command to the console log, and this script handles secrets"
 	}
 	line, col = s.where(line, col)
 	s.addAt(problem{rule: "xtrace", severity: severity, line: line, col: col, message: why, fix: "remove it, or turn it off around what must not be seen"})
 }
 
-var imdsHost = regexp.MustCompile(`169\.254\.169\.254|\[fd00:ec2::254\]|//instance-data/`)
+var imdsHost = lazyregexp.New(`169\.254\.169\.254|\[fd00:ec2::254\]|//instance-data/`)
 
 func (s *shellLint) fetch(c *syntax.CallExpr, w []string, used bool) {
 	all := strings.Join(w, "\n")
-	if imdsHost.MatchString(all) {
+	if imdsHost().MatchString(all) {
 		lower := strings.ToLower(all)
 		// A word that is nothing but an unknown variable may be the header.
 		unknown := slices.ContainsFunc(w[1:], func(a string) bool { return a == "$" })
@@ -254,19 +255,19 @@ func (s *shellLint) systemctl(c *syntax.CallExpr, w []string) {
 	}
 }
 
-var afterCloud = regexp.MustCompile(`(?m)^\s*(?:After|Requires|BindsTo|Requisite)\s*=.*\b(?:cloud-final\.service|cloud-init\.target)\b`)
-var unitFile = regexp.MustCompile(`/systemd/system/([A-Za-z0-9@._:-]+\.[a-z]+)`)
+var afterCloud = lazyregexp.New(`(?m)^\s*(?:After|Requires|BindsTo|Requisite)\s*=.*\b(?:cloud-final\.service|cloud-init\.target)\b`)
+var unitFile = lazyregexp.New(`/systemd/system/([A-Za-z0-9@._:-]+\.[a-z]+)`)
 
 // waitingUnits finds unit files that the payload writes and that are ordered
 // after cloud-init's end: the next line that names a path of a unit says which.
 func waitingUnits(p *Payload) map[string]bool {
 	out := make(map[string]bool)
 	for _, part := range p.Parts {
-		if !afterCloud.Match(part.Body) {
+		if !afterCloud().Match(part.Body) {
 			continue
 		}
-		places := unitFile.FindAllSubmatchIndex(part.Body, -1)
-		for _, m := range afterCloud.FindAllIndex(part.Body, -1) {
+		places := unitFile().FindAllSubmatchIndex(part.Body, -1)
+		for _, m := range afterCloud().FindAllIndex(part.Body, -1) {
 			name := ""
 			for _, u := range places {
 				if u[0] > m[0] {

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/lecafe/lecafe/internal/lazyregexp"
 )
 
 // configLint looks at one cloud-config.
@@ -49,16 +50,16 @@ func (l *linter) cloudConfig(p *Part, at place) {
 }
 
 var (
-	jinjaBlock = regexp.MustCompile(`\{%.*?%\}|\{#.*?#\}`)
-	jinjaValue = regexp.MustCompile(`\{\{[^}\n]*\}\}`)
+	jinjaBlock = lazyregexp.New(`\{%.*?%\}|\{#.*?#\}`)
+	jinjaValue = lazyregexp.New(`\{\{[^}\n]*\}\}`)
 )
 
 // parse reads YAML as Python's safe_load does, which takes one document and
 // no tags of its own. It returns nil where there is nothing to look at.
 func (c *configLint) parse(body []byte) *yaml.Node {
 	if c.jinja {
-		body = jinjaBlock.ReplaceAllFunc(body, func(b []byte) []byte { return bytes.Repeat([]byte(" "), len(b)) })
-		body = jinjaValue.ReplaceAllFunc(body, func(b []byte) []byte { return bytes.Repeat([]byte("x"), len(b)) })
+		body = jinjaBlock().ReplaceAllFunc(body, func(b []byte) []byte { return bytes.Repeat([]byte(" "), len(b)) })
+		body = jinjaValue().ReplaceAllFunc(body, func(b []byte) []byte { return bytes.Repeat([]byte("x"), len(b)) })
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(body))
 	var doc, more yaml.Node
@@ -199,13 +200,13 @@ func kindOf(n *yaml.Node) string {
 	}
 	switch v := n.Value; {
 	case n.Tag == "!!str":
-		if scalarBool.MatchString(v) {
+		if scalarBool().MatchString(v) {
 			return "bool" // YAML 1.1 has more words for it
 		}
 		return "str"
 	case v == "" || v == "~" || strings.EqualFold(v, "null"):
 		return "null"
-	case scalarBool.MatchString(v):
+	case scalarBool().MatchString(v):
 		return "bool"
 	}
 	switch n.ShortTag() {
@@ -223,7 +224,7 @@ func kindOf(n *yaml.Node) string {
 	return "str"
 }
 
-var scalarBool = regexp.MustCompile(`^(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$`)
+var scalarBool = lazyregexp.New(`^(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$`)
 
 func describe(n *yaml.Node) string {
 	n = alias(n)

@@ -80,7 +80,7 @@ func (l *linter) script(p *Part, at place, src []byte, lines int) {
 		}
 	}
 	// The first line of text decides: further down YAML may be a heredoc's.
-	if i := slices.IndexFunc(head[1:], func(s string) bool { s = strings.TrimSpace(s); return s != "" && s[0] != '#' }); i >= 0 && looksYAML.MatchString(head[i+1]) {
+	if i := slices.IndexFunc(head[1:], func(s string) bool { s = strings.TrimSpace(s); return s != "" && s[0] != '#' }); i >= 0 && looksYAML().MatchString(head[i+1]) {
 		l.add(at, problem{rule: "wrong-header", line: lines + i + 2, col: 1, message: "the first line says script and what follows is cloud-config: it would be run as commands", fix: "write #cloud-config in the place of the #! line"})
 		return
 	}
@@ -184,23 +184,27 @@ func (s *shellLint) run(src []byte) {
 }
 
 // readable makes the shell's words of placeholders, which have been reported,
-// so that the rest of the script is looked at as well. Lengths stay.
+// so that the rest of the script is looked at as well. Lengths stay, and src
+// as it is.
 func readable(src []byte) []byte {
-	for _, f := range placeholderForms() {
+	if !bytes.Contains(src, []byte("${")) {
+		return src
+	}
+	src = bytes.Clone(src)
+	for _, f := range placeholderForms {
 		if f.severity != Error {
 			continue
 		}
-		src = f.form.ReplaceAllFunc(src, func(m []byte) []byte {
-			if !bytes.HasPrefix(m, []byte("${")) {
-				return m
+		for _, m := range f.form().FindAllIndex(src, -1) {
+			if !bytes.HasPrefix(src[m[0]:], []byte("${")) {
+				continue
 			}
-			for i, c := range m[2 : len(m)-1] {
+			for i, c := range src[m[0]+2 : m[1]-1] {
 				if c < '0' || c > '9' && c < 'A' || c > 'Z' && c < 'a' || c > 'z' {
-					m[2+i] = '_'
+					src[m[0]+2+i] = '_'
 				}
 			}
-			return m
-		})
+		}
 	}
 	return src
 }

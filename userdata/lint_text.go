@@ -3,9 +3,12 @@ package userdata
 import (
 	"bytes"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"unicode/utf8"
+
+	"github.com/lecafe/lecafe/internal/lazyregexp"
 )
 
 // secretForm is one shape of a secret. What it found is never repeated in a
@@ -40,7 +43,7 @@ var secretForms = sync.OnceValue(func() []secretForm {
 })
 
 // notSecret recognises values that only say where a secret is.
-var notSecret = regexp.MustCompile(`(?i)^(?:/|\./|~/|%|file:|https?:|arn:|ssm:|vault:|resolve:|secretsmanager:|true$|false$|none$|null$|required$|optional$|enabled$|disabled$|yes$|no$|\d{1,9}$|x+$|\*+$|.*(?:change_?me|example|placeholder|replace))`)
+var notSecret = lazyregexp.New(`(?i)^(?:/|\./|~/|%|file:|https?:|arn:|ssm:|vault:|resolve:|secretsmanager:|true$|false$|none$|null$|required$|optional$|enabled$|disabled$|yes$|no$|\d{1,9}$|x+$|\*+$|.*(?:change_?me|example|placeholder|replace))`)
 
 // expression says that a value without quotes is a program's own words: a call
 // or a field, as in token = answer.json().
@@ -53,31 +56,38 @@ func expression(line string, from, to int) bool {
 
 // placeholderForm is one template language's placeholder.
 type placeholderForm struct {
-	form     *regexp.Regexp
+	needs    []string // a match has one of these: most lines need no look at the form
+	form     func() *regexp.Regexp
 	what     string
 	severity Severity
 	template bool // it is at home in a jinja template
 }
 
-var placeholderForms = sync.OnceValue(func() []placeholderForm {
-	return []placeholderForm{
-		{regexp.MustCompile(`\$\{(?:var|local|module|data|path|terraform|each|self|count|aws_[a-z0-9_]+|random_[a-z]+|tls_[a-z_]+)\.[A-Za-z_][A-Za-z0-9_.\[\]"*-]*\}`), "Terraform", Error, false},
-		{regexp.MustCompile(`\$\{(?:file|templatefile|jsonencode|yamlencode|base64encode|lookup|element)\(`), "Terraform", Error, false},
-		{regexp.MustCompile(`%\{\s*~?\s*(?:if|for|else|endif|endfor)\b[^}\n]*\}`), "Terraform", Error, false},
-		{regexp.MustCompile(`\$\$\{[A-Za-z_][A-Za-z0-9_]*\}`), "Terraform (an escaped $${...} is for templatefile alone)", Error, false},
-		{regexp.MustCompile(`\$\{AWS::[A-Za-z]+\}|\$\{[A-Z][A-Za-z0-9]*\.[A-Z][A-Za-z0-9.]*\}`), "CloudFormation", Error, false},
-		{regexp.MustCompile(`"?\bFn::(?:Sub|Join|Base64|GetAtt|ImportValue|FindInMap|Select)\b|(?:^|[\s:\[-])!(?:Sub|Ref|GetAtt|Join|ImportValue|FindInMap)\s+['"|>\[A-Za-z]|\{\s*"Ref"\s*:`), "CloudFormation", Error, false},
-		{regexp.MustCompile(`\$\{Token\[[^\]\n]+\]\}`), "CDK", Error, false},
-		{regexp.MustCompile(`\{\{-?\s*(?:ds|v1|v2)\.[a-z_][^}\n]*\}\}`), "jinja (the payload does not begin with ## template: jinja)", Error, true},
-		{regexp.MustCompile(`\{%-?\s*(?:if|for|set|else|elif|endif|endfor)\b[^%\n]*%\}`), "jinja (the payload does not begin with ## template: jinja)", Error, true},
-		{regexp.MustCompile(`\{\{-?\s*(?:[a-z_][a-z0-9_]*|\.Values\.[A-Za-z0-9_.]+)\s*-?\}\}`), "a template", Warning, true},
-		{regexp.MustCompile(`<(?:YOUR|REPLACE|INSERT|CHANGE|ENTER|MY)[-_ A-Z0-9]+>|\b(?:REPLACE|CHANGE)_?ME\b|\b(?:REPLACE|INSERT)_(?:WITH|YOUR)_[A-Z0-9_]+\b`), "a person", Warning, false},
-		{regexp.MustCompile(`(?:^|[\s="'/:@])(?:@@[A-Z][A-Z0-9_]+@@|%%[A-Z][A-Z0-9_]+%%|__[A-Z][A-Z0-9_]*[A-Z0-9]__)`), "a template", Warning, false},
+var placeholderForms = []placeholderForm{
+	{[]string{"${"}, lazyregexp.New(`\$\{(?:var|local|module|data|path|terraform|each|self|count|aws_[a-z0-9_]+|random_[a-z]+|tls_[a-z_]+)\.[A-Za-z_][A-Za-z0-9_.\[\]"*-]*\}`), "Terraform", Error, false},
+	{[]string{"${"}, lazyregexp.New(`\$\{(?:file|templatefile|jsonencode|yamlencode|base64encode|lookup|element)\(`), "Terraform", Error, false},
+	{[]string{"%{"}, lazyregexp.New(`%\{\s*~?\s*(?:if|for|else|endif|endfor)\b[^}\n]*\}`), "Terraform", Error, false},
+	{[]string{"$${"}, lazyregexp.New(`\$\$\{[A-Za-z_][A-Za-z0-9_]*\}`), "Terraform (an escaped $${...} is for templatefile alone)", Error, false},
+	{[]string{"${"}, lazyregexp.New(`\$\{AWS::[A-Za-z]+\}|\$\{[A-Z][A-Za-z0-9]*\.[A-Z][A-Za-z0-9.]*\}`), "CloudFormation", Error, false},
+	{[]string{"Fn::", "!Sub", "!Ref", "!GetAtt", "!Join", "!ImportValue", "!FindInMap", `"Ref"`}, lazyregexp.New(`"?\bFn::(?:Sub|Join|Base64|GetAtt|ImportValue|FindInMap|Select)\b|(?:^|[\s:\[-])!(?:Sub|Ref|GetAtt|Join|ImportValue|FindInMap)\s+['"|>\[A-Za-z]|\{\s*"Ref"\s*:`), "CloudFormation", Error, false},
+	{[]string{"${Token["}, lazyregexp.New(`\$\{Token\[[^\]\n]+\]\}`), "CDK", Error, false},
+	{[]string{"{{"}, lazyregexp.New(`\{\{-?\s*(?:ds|v1|v2)\.[a-z_][^}\n]*\}\}`), "jinja (the payload does not begin with ## template: jinja)", Error, true},
+	{[]string{"{%"}, lazyregexp.New(`\{%-?\s*(?:if|for|set|else|elif|endif|endfor)\b[^%\n]*%\}`), "jinja (the payload does not begin with ## template: jinja)", Error, true},
+	{[]string{"{{"}, lazyregexp.New(`\{\{-?\s*(?:[a-z_][a-z0-9_]*|\.Values\.[A-Za-z0-9_.]+)\s*-?\}\}`), "a template", Warning, true},
+	{[]string{"<", "REPLACE", "CHANGE", "INSERT"}, lazyregexp.New(`<(?:YOUR|REPLACE|INSERT|CHANGE|ENTER|MY)[-_ A-Z0-9]+>|\b(?:REPLACE|CHANGE)_?ME\b|\b(?:REPLACE|INSERT)_(?:WITH|YOUR)_[A-Z0-9_]+\b`), "a person", Warning, false},
+	{[]string{"@@", "%%", "__"}, lazyregexp.New(`(?:^|[\s="'/:@])(?:@@[A-Z][A-Z0-9_]+@@|%%[A-Z][A-Z0-9_]+%%|__[A-Z][A-Z0-9_]*[A-Z0-9]__)`), "a template", Warning, false},
+}
+
+// find is where line has the placeholder, nil where it has none.
+func (f *placeholderForm) find(line string) []int {
+	if !slices.ContainsFunc(f.needs, func(word string) bool { return strings.Contains(line, word) }) {
+		return nil
 	}
-})
+	return f.form().FindStringIndex(line)
+}
 
 // noShell is a variable in a key of cloud-config that is text and nothing else.
-var noShell = regexp.MustCompile(`^(?:hostname|fqdn|timezone|locale|prefer_fqdn_over_hostname|locale_configfile):\s[^#]*?(\$\{[A-Za-z_][A-Za-z0-9_]*\})`)
+var noShell = lazyregexp.New(`^(?:hostname|fqdn|timezone|locale|prefer_fqdn_over_hostname|locale_configfile):\s[^#]*?(\$\{[A-Za-z_][A-Za-z0-9_]*\})`)
 
 // text looks for what is wrong in any language. It works on lines: words in
 // comments count for secrets, which are no safer there, and for nothing else.
@@ -86,10 +96,14 @@ func (l *linter) text(p *Part, at place) {
 	token := bytes.Contains(bytes.ToLower(p.Body), []byte("x-aws-ec2-metadata-token"))
 	shell := script && isShell(bytes.TrimSpace(p.Body))
 	v1 := false
+	var secrets []secretForm
+	if !slices.Contains(l.ignore, "secret") {
+		secrets = secretForms()
+	}
 	for i, line := range at.lines {
-		for _, s := range secretForms() {
+		for _, s := range secrets {
 			m := s.form.FindStringSubmatchIndex(line)
-			if m == nil || !s.known && (notSecret.MatchString(line[m[2]:m[3]]) || expression(line, m[2], m[3])) {
+			if m == nil || !s.known && (notSecret().MatchString(line[m[2]:m[3]]) || expression(line, m[2], m[3])) {
 				continue
 			}
 			l.add(at, problem{rule: "secret", line: i + 1, col: 1 + utf8.RuneCountInString(line[:m[0]]), message: s.what + " stands in the payload in clear", fix: "keep it in SSM Parameter Store or Secrets Manager and fetch it with the instance's role; then replace this one"})
@@ -98,18 +112,18 @@ func (l *linter) text(p *Part, at place) {
 		if strings.HasPrefix(strings.TrimSpace(line), "#") && i > 0 {
 			continue
 		}
-		for _, f := range placeholderForms() {
+		for _, f := range placeholderForms {
 			if f.template && p.Jinja {
 				continue
 			}
-			m := f.form.FindStringIndex(line)
-			if m == nil || mark.MatchString(line[m[0]:m[1]]) || heredocWord(p.Body, line, line[m[0]:m[1]]) || goTemplate(line) && strings.HasPrefix(line[m[0]:], "{{") {
+			m := f.find(line)
+			if m == nil || mark().MatchString(line[m[0]:m[1]]) || heredocWord(p.Body, line, line[m[0]:m[1]]) || goTemplate(line) && strings.HasPrefix(line[m[0]:], "{{") {
 				continue
 			}
 			l.add(at, problem{rule: "placeholder", severity: f.severity, line: i + 1, col: 1 + utf8.RuneCountInString(line[:m[0]]), message: "a placeholder for " + f.what + " was left unrendered: " + clip(strings.TrimSpace(line[m[0]:m[1]]), 60), fix: "render the template before it becomes user data"})
 			break
 		}
-		if m := noShell.FindStringSubmatchIndex(line); m != nil && p.Kind == KindCloudConfig {
+		if m := noShell().FindStringSubmatchIndex(line); m != nil && p.Kind == KindCloudConfig {
 			l.add(at, problem{rule: "placeholder", severity: Warning, line: i + 1, col: 1 + utf8.RuneCountInString(line[:m[2]]), message: "no shell fills in " + clip(line[m[2]:m[3]], 60) + " here: it is taken as it stands", fix: "render the template before it becomes user data"})
 		}
 		if !shell && !v1 && !token && p.Kind != KindCloudConfig && strings.Contains(line, "169.254.169.254/") {
@@ -121,7 +135,7 @@ func (l *linter) text(p *Part, at place) {
 
 // mark recognises names that look like a template's and end text or belong to
 // a language.
-var mark = regexp.MustCompile(`__(?:EOF|EOT|END|DATA|WARN|DIE|FILE|LINE|MAIN|PACKAGE|ELF|HEREDOC)__$`)
+var mark = lazyregexp.New(`__(?:EOF|EOT|END|DATA|WARN|DIE|FILE|LINE|MAIN|PACKAGE|ELF|HEREDOC)__$`)
 
 // heredocWord says that a word begins or ends a heredoc.
 func heredocWord(body []byte, line, word string) bool {

@@ -7,8 +7,9 @@ import (
 	"io"
 	"mime"
 	"mime/quotedprintable"
-	"regexp"
 	"strings"
+
+	"github.com/lecafe/lecafe/internal/lazyregexp"
 )
 
 // Python's email parser, which cloud-init uses, takes almost anything for MIME
@@ -87,7 +88,7 @@ func readMIME(text []byte, p *Payload) []leaf {
 	return e.out
 }
 
-var headerLine = regexp.MustCompile(`^([\x21-\x39\x3b-\x7e]+):(.*)`)
+var headerLine = lazyregexp.New(`^([\x21-\x39\x3b-\x7e]+):(.*)`)
 
 // read takes one entity whose lines end at end.
 func (e *entity) read(end int) {
@@ -114,7 +115,7 @@ func (e *entity) read(end int) {
 			e.line++
 			continue
 		}
-		m := headerLine.FindStringSubmatch(line)
+		m := headerLine().FindStringSubmatch(line)
 		if m == nil {
 			// Python ends the headers here and takes the line for text.
 			if e.line == start && e.depth == 0 {
@@ -218,7 +219,7 @@ func (e *entity) multipart(ctype, boundary string, start, end int) {
 	e.line = end
 }
 
-var parameter = regexp.MustCompile(`;\s*([A-Za-z0-9_-]+)\*?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]+))`)
+var parameter = lazyregexp.New(`;\s*([A-Za-z0-9_-]+)\*?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]+))`)
 
 // mediaType is mime.ParseMediaType for headers that need not be well formed.
 func mediaType(header string) (string, map[string]string) {
@@ -228,7 +229,7 @@ func mediaType(header string) (string, map[string]string) {
 	t, _, _ := strings.Cut(header, ";")
 	t = strings.ToLower(strings.TrimSpace(t))
 	params := make(map[string]string)
-	for _, m := range parameter.FindAllStringSubmatch(header, -1) {
+	for _, m := range parameter().FindAllStringSubmatch(header, -1) {
 		value := m[3]
 		if m[2] != "" {
 			value = strings.NewReplacer(`\"`, `"`, `\\`, `\`).Replace(m[2])

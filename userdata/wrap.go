@@ -8,11 +8,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/lecafe/lecafe/agent/settings"
+	"github.com/lecafe/lecafe/internal/lazyregexp"
 	"github.com/lecafe/lecafe/userdata/trap"
 )
 
@@ -205,10 +205,10 @@ func packedFile(b *bytes.Buffer, path, text string) {
 	b.WriteString("LECAFE_END\n")
 }
 
-var commentLine = regexp.MustCompile(`(?m)^[ \t]*#(?:[^!].*)?\n`)
+var commentLine = lazyregexp.New(`(?m)^[ \t]*#(?:[^!].*)?\n`)
 
 // uncommented leaves out lines that are comments: a payload is short of room.
-func uncommented(program string) string { return commentLine.ReplaceAllString(program, "") }
+func uncommented(program string) string { return commentLine().ReplaceAllString(program, "") }
 
 // Bundle is what Pack moves out of a payload.
 type Bundle struct {

@@ -2,13 +2,14 @@ package userdata
 
 import (
 	"bytes"
-	"regexp"
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/lecafe/lecafe/internal/lazyregexp"
 )
 
-var yamlPrefix = regexp.MustCompile(`^yaml: (?:unmarshal errors:\s*)?(?:line \d+: )?`)
+var yamlPrefix = lazyregexp.New(`^yaml: (?:unmarshal errors:\s*)?(?:line \d+: )?`)
 
 // maxSearch bounds lines times bytes of a search: a payload of 16 KB has
 // about 500 lines.
@@ -18,7 +19,7 @@ const maxSearch = 1 << 24
 // parser's own line is where the surrounding map or list began, which may be
 // far above. So this asks which lines do parse by themselves.
 func yamlError(err error, text []byte) (int, string) {
-	message := yamlPrefix.ReplaceAllString(strings.TrimSpace(err.Error()), "")
+	message := yamlPrefix().ReplaceAllString(strings.TrimSpace(err.Error()), "")
 	lines := bytes.SplitAfter(text, []byte("\n"))
 	if len(lines)*len(text) > maxSearch {
 		return 1, message

@@ -3,12 +3,12 @@ package bootstrap
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/internal/lazyregexp"
 )
 
 // Units of cloud-init under its two naming schemes: 24.3 renamed
@@ -147,10 +147,10 @@ func (j *judge) disabled() {
 
 // ('scripts_user', RuntimeError('Runparts: 1 failures (part-001) in 1 attempted commands'))
 var (
-	moduleError = regexp.MustCompile(`^\('([\w-]+)', (.*)\)$`)
+	moduleError = lazyregexp.New(`^\('([\w-]+)', (.*)\)$`)
 	// ProcessExecutionError("Unexpected error while running command.\nCommand: ['/bin/sh', 'x']\nExit code: 1\nReason: -
-	processError = regexp.MustCompile(`^ProcessExecutionError\(.*?(?:\\n|\n)Command: (.*?)(?:\\n|\n)Exit code: (-?\d+)`)
-	runparts     = regexp.MustCompile(`Runparts: \d+ failures \(([^)]*)\)`)
+	processError = lazyregexp.New(`^ProcessExecutionError\(.*?(?:\\n|\n)Command: (.*?)(?:\\n|\n)Exit code: (-?\d+)`)
+	runparts     = lazyregexp.New(`Runparts: \d+ failures \(([^)]*)\)`)
 )
 
 // scriptModules run the parts of the payload that are scripts.
@@ -164,11 +164,11 @@ func (j *judge) modules() {
 				continue // scripts tells more of them
 			}
 			c := report.Cause{Stage: stageModes[i].stage, Code: report.CodeCloudInitError, Message: sentence("cloud-init failed: " + first(e, 200)), Output: j.ev.LogTail}
-			if m := moduleError.FindStringSubmatch(e); m != nil {
+			if m := moduleError().FindStringSubmatch(e); m != nil {
 				name := strings.ReplaceAll(m[1], "-", "_")
 				c.Code, c.Command = report.CodeModuleFailed, ""
 				c.Message = sentence(fmt.Sprintf("cloud-init's module %s failed: %s", name, first(m[2], 200)))
-				if p := processError.FindStringSubmatch(m[2]); p != nil {
+				if p := processError().FindStringSubmatch(m[2]); p != nil {
 					if n, err := strconv.Atoi(p[2]); err == nil {
 						c.Command, c.ExitCode = p[1], &n
 						c.Message = fmt.Sprintf("cloud-init's module %s failed%s.", name, where(c))
@@ -188,7 +188,7 @@ func (j *judge) modules() {
 
 // failedParts returns the names of the scripts that an error of runparts names.
 func failedParts(e string) []string {
-	m := runparts.FindStringSubmatch(e)
+	m := runparts().FindStringSubmatch(e)
 	if m == nil {
 		return nil
 	}
@@ -204,13 +204,13 @@ func first(s string, n int) string {
 }
 
 // Boothooks script /var/lib/cloud/instance/boothooks/part-001 execution error
-var hookError = regexp.MustCompile(`Boothooks script (\S+) execution error`)
+var hookError = lazyregexp.New(`Boothooks script (\S+) execution error`)
 
 // hooks finds boothooks that failed, which cloud-init only logs.
 func (j *judge) hooks() {
 	seen := map[string]bool{}
 	for _, w := range j.ev.CloudInit.Warnings {
-		m := hookError.FindStringSubmatch(w)
+		m := hookError().FindStringSubmatch(w)
 		if m == nil || seen[m[1]] {
 			continue
 		}

@@ -8,11 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/lecafe/lecafe/internal/lazyregexp"
 )
 
 // Files of cloud-init, below the root.
@@ -117,13 +118,13 @@ func (c *CloudInit) readResult(b []byte) {
 
 var (
 	// 2026-11-22 02:07:01,123 - subp.py[DEBUG]: text
-	logLine = regexp.MustCompile(`^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - ([\w.]+)\[(\w+)\]: (.*)$`)
+	logLine = lazyregexp.New(`^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - ([\w.]+)\[(\w+)\]: (.*)$`)
 	// Cloud-init v. 22.4.2 running 'init-local' at Sun, 22 Nov 2026 02:07:01 +0000. Up 3.21 seconds.
-	bannerLine = regexp.MustCompile(`Cloud-init v\. (\S+) running '([\w:-]+)' at`)
-	runLine    = regexp.MustCompile(`^Running command \[?['"]?(/[^'"\],]+)`)
-	commandOf  = regexp.MustCompile(`^Command: \[?b?['"]?(/[^'"\],]+)`)
-	failedRun  = regexp.MustCompile(`^Failed running (\S+) \[(-?\d+)\]`)
-	alreadyRan = regexp.MustCompile(`^config-([\w-]+) already ran`)
+	bannerLine = lazyregexp.New(`Cloud-init v\. (\S+) running '([\w:-]+)' at`)
+	runLine    = lazyregexp.New(`^Running command \[?['"]?(/[^'"\],]+)`)
+	commandOf  = lazyregexp.New(`^Command: \[?b?['"]?(/[^'"\],]+)`)
+	failedRun  = lazyregexp.New(`^Failed running (\S+) \[(-?\d+)\]`)
+	alreadyRan = lazyregexp.New(`^config-([\w-]+) already ran`)
 )
 
 // readLog reads the part of cloud-init.log that is of this boot: what follows
@@ -133,7 +134,7 @@ func (c *CloudInit) readLog(b []byte) {
 	lines := strings.Split(text, "\n")
 	begin := 0
 	for i, l := range lines {
-		if m := bannerLine.FindStringSubmatch(l); m != nil {
+		if m := bannerLine().FindStringSubmatch(l); m != nil {
 			c.Version = m[1]
 			if m[2] == "init-local" {
 				begin = i
@@ -143,10 +144,10 @@ func (c *CloudInit) readLog(b []byte) {
 	lines = lines[begin:]
 	var failure *ExecFailure
 	for _, l := range lines {
-		m := logLine.FindStringSubmatch(l)
+		m := logLine().FindStringSubmatch(l)
 		if m == nil {
 			// A ProcessExecutionError goes over several lines.
-			if p := commandOf.FindStringSubmatch(l); p != nil {
+			if p := commandOf().FindStringSubmatch(l); p != nil {
 				c.Failures = append(c.Failures, ExecFailure{Path: p[1]})
 				failure = &c.Failures[len(c.Failures)-1]
 			} else if failure != nil {
@@ -164,13 +165,13 @@ func (c *CloudInit) readLog(b []byte) {
 		case "ERROR", "CRITICAL":
 			c.Errors = append(c.Errors, m[1]+": "+msg)
 		}
-		if p := runLine.FindStringSubmatch(msg); p != nil {
+		if p := runLine().FindStringSubmatch(msg); p != nil {
 			c.Ran[p[1]] = true
-		} else if p := failedRun.FindStringSubmatch(msg); p != nil {
+		} else if p := failedRun().FindStringSubmatch(msg); p != nil {
 			if n, err := strconv.Atoi(p[2]); err == nil {
 				c.Failures = append(c.Failures, ExecFailure{Path: p[1], Exit: &n})
 			}
-		} else if p := alreadyRan.FindStringSubmatch(msg); p != nil {
+		} else if p := alreadyRan().FindStringSubmatch(msg); p != nil {
 			c.Skipped = append(c.Skipped, strings.ReplaceAll(p[1], "-", "_"))
 		}
 	}

@@ -37,7 +37,7 @@ func ReadPayload(data []byte) Payload {
 		}
 	}
 	p.Keys = topKeys(parsed)
-	for _, f := range userdata.Lint(data, userdata.Options{}) {
+	for _, f := range userdata.Lint(data, userdata.Options{Ignore: meant()}) {
 		// Before launch a key that stands there twice may be meant. Here it is
 		// part of what was asked for and did not happen.
 		if f.Rule == "duplicate-key" {
@@ -57,6 +57,18 @@ func ReadPayload(data []byte) Payload {
 		p.Findings = append(p.Findings, out)
 	}
 	return p
+}
+
+// meant are the rules that are no cause of anything in a boot that has happened:
+// what they find may be meant. They are not looked for.
+func meant() []string {
+	var ids []string
+	for _, r := range userdata.Rules() {
+		if r.Code == "" && r.ID != "duplicate-key" {
+			ids = append(ids, r.ID)
+		}
+	}
+	return ids
 }
 
 // ends finds the statements `exit N` of a shell script, and its last one.

@@ -3,7 +3,6 @@ package bootstrap
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/internal/lazyregexp"
 )
 
 // scripts reports the script parts that failed, then the failures within parts
@@ -80,7 +80,7 @@ func (j *judge) script(stage report.StageName, name string) {
 
 // dash: /var/lib/cloud/instance/scripts/part-001: 15: setenforce: not found
 // bash: /var/lib/cloud/instance/scripts/part-001: line 15: setenforce: command not found
-var complaintLine = regexp.MustCompile(`/scripts/([^:/\s]+): (?:line )?(\d+): (.*)$`)
+var complaintLine = lazyregexp.New(`/scripts/([^:/\s]+): (?:line )?(\d+): (.*)$`)
 
 // complaint finds the line on which the shell says why it ended, of shells
 // that no trap is set in: a command that is not there or may not be run, or,
@@ -91,7 +91,7 @@ func (j *judge) complaint(c *report.Cause) bool {
 		return false
 	}
 	for _, l := range slices.Backward(j.ev.Said) {
-		m := complaintLine.FindStringSubmatch(l)
+		m := complaintLine().FindStringSubmatch(l)
 		if m == nil || m[1] != c.File {
 			continue
 		}
@@ -106,7 +106,7 @@ func (j *judge) complaint(c *report.Cause) bool {
 				return false
 			}
 		case 2:
-			if missing || denied || syntaxLine.MatchString(l) || fatalLine.MatchString(l) {
+			if missing || denied || syntaxLine().MatchString(l) || fatalLine().MatchString(l) {
 				return false
 			}
 		default:
@@ -128,7 +128,7 @@ func (j *judge) lastStatement(c *report.Cause) {
 		return // a shell's own errors, and signals, can end it anywhere
 	}
 	// The shell's own word, where it has one, is about another line.
-	if slices.ContainsFunc(j.ev.Said, func(l string) bool { m := fatalLine.FindStringSubmatch(l); return m != nil && m[1] == c.File }) {
+	if slices.ContainsFunc(j.ev.Said, func(l string) bool { m := fatalLine().FindStringSubmatch(l); return m != nil && m[1] == c.File }) {
 		return
 	}
 	// One of several `exit N`, and nobody knows which.
@@ -213,12 +213,12 @@ func (j *judge) notStarted(c *report.Cause, reason string) {
 
 // bash: /var/lib/cloud/instance/scripts/part-001: line 5: syntax error: unexpected end of file
 // dash: /var/lib/cloud/instance/scripts/part-001: 5: Syntax error: end of file unexpected
-var syntaxLine = regexp.MustCompile(`/scripts/([^:/\s]+): (?:line )?(\d+): (?i:syntax error)(.*)`)
+var syntaxLine = lazyregexp.New(`/scripts/([^:/\s]+): (?:line )?(\d+): (?i:syntax error)(.*)`)
 
 // syntax finds the shell's own complaint in the script's output.
 func (j *judge) syntax(c *report.Cause) bool {
 	for _, l := range slices.Backward(j.ev.Said) {
-		m := syntaxLine.FindStringSubmatch(l)
+		m := syntaxLine().FindStringSubmatch(l)
 		if m == nil || m[1] != c.File {
 			continue
 		}
@@ -243,13 +243,13 @@ func (j *judge) syntax(c *report.Cause) bool {
 
 // bash: /var/lib/cloud/instance/scripts/part-001: line 4: name: unbound variable
 // dash: /var/lib/cloud/instance/scripts/part-001: 4: name: parameter not set
-var fatalLine = regexp.MustCompile(`/scripts/([^:/\s]+): (?:line )?(\d+): (.*(?:unbound variable|bad substitution|parameter null or not set|parameter not set|[Bb]ad substitution))$`)
+var fatalLine = lazyregexp.New(`/scripts/([^:/\s]+): (?:line )?(\d+): (.*(?:unbound variable|bad substitution|parameter null or not set|parameter not set|[Bb]ad substitution))$`)
 
 // expansion finds the shell's word on a variable that ended the script: no
 // command failed then that a trap could tell of.
 func (j *judge) expansion(c *report.Cause) bool {
 	for _, l := range slices.Backward(j.ev.Said) {
-		m := fatalLine.FindStringSubmatch(l)
+		m := fatalLine().FindStringSubmatch(l)
 		if m == nil || m[1] != c.File {
 			continue
 		}

@@ -20,7 +20,7 @@ func Env(e settings.EnvFile, fact func(name string) (string, error)) ([]byte, er
 	b.WriteString("# Written by lecafe-agent at each boot; changes here do not last.\n")
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(e.Set)) {
-		value := settings.FactForm.ReplaceAllStringFunc(e.Set[name], func(m string) string {
+		value := settings.FactForm().ReplaceAllStringFunc(e.Set[name], func(m string) string {
 			v, err := fact(m[2 : len(m)-1])
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s: %w", name, err))

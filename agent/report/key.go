@@ -3,9 +3,10 @@ package report
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
+
+	"github.com/lecafe/lecafe/internal/lazyregexp"
 )
 
 // Key is the S3 key of a report:
@@ -33,9 +34,9 @@ const keyTime = "20060102T150405Z"
 var ErrKey = errors.New("not a report's key")
 
 var (
-	senderForm = regexp.MustCompile(`^[A-Z0-9]{4,128}:i-[0-9a-f]{8,17}$`)
-	wordForm   = regexp.MustCompile(`^[a-z0-9_]{1,64}$`)
-	idForm     = regexp.MustCompile(`^[0-9a-f]{8,32}$`)
+	senderForm = lazyregexp.New(`^[A-Z0-9]{4,128}:i-[0-9a-f]{8,17}$`)
+	wordForm   = lazyregexp.New(`^[a-z0-9_]{1,64}$`)
+	idForm     = lazyregexp.New(`^[0-9a-f]{8,32}$`)
 )
 
 // KeyOf returns the key of r below prefix.
@@ -77,8 +78,8 @@ func ParseKey(key string) (Key, error) {
 		Prefix: strings.Join(parts[:len(parts)-2], "/"), Sender: parts[len(parts)-2], Time: t,
 		Kind: Kind(fields[1]), Verdict: Verdict(fields[2]), Code: Code(fields[3]), ID: fields[4],
 	}
-	if err != nil || !senderForm.MatchString(k.Sender) || !wordForm.MatchString(fields[1]) ||
-		!wordForm.MatchString(fields[2]) || !wordForm.MatchString(fields[3]) || !idForm.MatchString(k.ID) {
+	if err != nil || !senderForm().MatchString(k.Sender) || !wordForm().MatchString(fields[1]) ||
+		!wordForm().MatchString(fields[2]) || !wordForm().MatchString(fields[3]) || !idForm().MatchString(k.ID) {
 		return Key{}, fmt.Errorf("%w: %q", ErrKey, key)
 	}
 	return k, nil

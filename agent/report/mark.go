@@ -46,7 +46,7 @@ func (m Mark) InstanceID() string { return Key{Sender: m.Sender}.InstanceID() }
 func ParseMark(key string) (Mark, error) {
 	parts := strings.Split(key, "/")
 	n := len(parts) - 3
-	if n < 0 || parts[n+1] != MarkDir || !senderForm.MatchString(parts[n]) || !slices.Contains(StageNames(), StageName(parts[n+2])) {
+	if n < 0 || parts[n+1] != MarkDir || !senderForm().MatchString(parts[n]) || !slices.Contains(StageNames(), StageName(parts[n+2])) {
 		return Mark{}, fmt.Errorf("%w: %q", ErrKey, key)
 	}
 	return Mark{Prefix: strings.Join(parts[:n], "/"), Sender: parts[n], Stage: StageName(parts[n+2])}, nil

@@ -11,10 +11,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/internal/lazyregexp"
 	"github.com/lecafe/lecafe/internal/strictyaml"
 )
 
@@ -32,23 +32,17 @@ const (
 )
 
 var (
-	bucketForm   = form(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
-	regionForm   = form(`^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$`)
-	roleForm     = form(`^A[A-Z0-9]{3,127}$`)
-	checksumForm = form(`^(?i:CRC32|CRC32C|CRC64NVME|MD5|SHA1|SHA256|SHA512):[A-Za-z0-9+/]{2,}={0,2}(-[0-9]{1,5})?$`)
-	sha256Form   = form(`^[0-9a-f]{64}$`)
-	unitForm     = form(`^[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|target|mount|timer|path|swap|slice|scope|device|automount)$`)
-	queueForm    = form(`^[A-Za-z0-9_-]{1,80}$|^[A-Za-z0-9_-]{1,75}\.fifo$`)
-	nameForm     = form(`^[a-z_][a-z0-9_-]{0,31}$|^[0-9]{1,10}$`)
-	variableForm = form(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
-	codeForm     = form(`^[a-z0-9_]{1,64}$`)
+	bucketForm   = lazyregexp.New(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+	regionForm   = lazyregexp.New(`^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$`)
+	roleForm     = lazyregexp.New(`^A[A-Z0-9]{3,127}$`)
+	checksumForm = lazyregexp.New(`^(?i:CRC32|CRC32C|CRC64NVME|MD5|SHA1|SHA256|SHA512):[A-Za-z0-9+/]{2,}={0,2}(-[0-9]{1,5})?$`)
+	sha256Form   = lazyregexp.New(`^[0-9a-f]{64}$`)
+	unitForm     = lazyregexp.New(`^[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|target|mount|timer|path|swap|slice|scope|device|automount)$`)
+	queueForm    = lazyregexp.New(`^[A-Za-z0-9_-]{1,80}$|^[A-Za-z0-9_-]{1,75}\.fifo$`)
+	nameForm     = lazyregexp.New(`^[a-z_][a-z0-9_-]{0,31}$|^[0-9]{1,10}$`)
+	variableForm = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+	codeForm     = lazyregexp.New(`^[a-z0-9_]{1,64}$`)
 )
-
-// form compiles when it is asked for: most settings need few of them, and every
-// start of the agent would pay for all.
-func form(expr string) func() *regexp.Regexp {
-	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
-}
 
 // Validate returns every problem of s. docs are the files that s was read
 // from, the last word first asked; without them problems have no place.
@@ -315,7 +309,7 @@ func (c *checker) env(field string, e EnvFile) {
 		if strings.ContainsFunc(e.Set[name], func(r rune) bool { return r < 0x20 || r == 0x7f }) {
 			c.add(field+".set."+name, "", "has a line break or another control character", "an environment file holds one line a variable")
 		}
-		for _, m := range FactForm.FindAllStringSubmatch(e.Set[name], -1) {
+		for _, m := range FactForm().FindAllStringSubmatch(e.Set[name], -1) {
 			if !slices.Contains(Facts, m[1]) && !strings.HasPrefix(m[1], "tag:") {
 				c.add(field+".set."+name, m[0], "is nothing that the instance knows", "one of "+strings.Join(Facts, ", ")+", tag:NAME")
 			}
@@ -327,7 +321,7 @@ func (c *checker) env(field string, e EnvFile) {
 var Facts = []string{"region", "availability_zone", "instance_id", "instance_type", "image_id", "account_id", "architecture"}
 
 // FactForm finds them.
-var FactForm = regexp.MustCompile(`\$\{([^{}]*)\}`)
+var FactForm = lazyregexp.New(`\$\{([^{}]*)\}`)
 
 func (c *checker) orders(o Orders) {
 	c.queue("orders.queue", o.Queue)

@@ -38,11 +38,11 @@ func encodeCursor(next uint64, entries []cursorEntry) []byte {
 			b = le.AppendUint64(b, w)
 		}
 	}
-	return le.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return le.AppendUint32(b, crc32.Checksum(b, castagnoli()))
 }
 
 func decodeCursor(b []byte) (next uint64, entries map[uint64][]uint64, ok bool) {
-	if len(b) < 32 || [16]byte(b[:16]) != magicCursor || crc32.Checksum(b[:len(b)-4], castagnoli) != le.Uint32(b[len(b)-4:]) {
+	if len(b) < 32 || [16]byte(b[:16]) != magicCursor || crc32.Checksum(b[:len(b)-4], castagnoli()) != le.Uint32(b[len(b)-4:]) {
 		return 0, nil, false
 	}
 	next, n, b := le.Uint64(b[16:]), le.Uint32(b[24:]), b[28:len(b)-4]

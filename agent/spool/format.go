@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"io"
+	"sync"
 )
 
 // A segment is a header block and frames. All numbers are little endian.
@@ -39,7 +40,7 @@ const (
 var (
 	magicHeader = [16]byte([]byte("lecafe spool 1\n\x00"))
 	magicSeal   = [8]byte([]byte("sealed\n\x00"))
-	castagnoli  = crc32.MakeTable(crc32.Castagnoli)
+	castagnoli  = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }) // takes a while
 	le          = binary.LittleEndian
 )
 
@@ -48,7 +49,7 @@ func frameSize(payload int) int64 { return int64(frameHeader+payload+7) &^ 7 }
 func seed(id uint64) uint32 {
 	var b [8]byte
 	le.PutUint64(b[:], id)
-	return crc32.Checksum(b[:], castagnoli)
+	return crc32.Checksum(b[:], castagnoli())
 }
 
 // appendFrame appends the frame of one record.
@@ -61,7 +62,7 @@ func appendFrame(buf []byte, id, seq uint64, payload []byte) []byte {
 	le.PutUint64(h[16:], seq)
 	buf = append(buf, h[:]...)
 	buf = append(buf, payload...)
-	sum := crc32.Update(seed(id), castagnoli, buf[at+8:])
+	sum := crc32.Update(seed(id), castagnoli(), buf[at+8:])
 	le.PutUint32(buf[at+4:], sum)
 	var zero [8]byte
 	return append(buf, zero[:frameSize(len(payload))-frameHeader-int64(len(payload))]...)
@@ -72,12 +73,12 @@ func headerBlock(id, first uint64) []byte {
 	copy(b, magicHeader[:])
 	le.PutUint64(b[16:], id)
 	le.PutUint64(b[24:], first)
-	le.PutUint32(b[32:], crc32.Checksum(b[:32], castagnoli))
+	le.PutUint32(b[32:], crc32.Checksum(b[:32], castagnoli()))
 	return b
 }
 
 func parseHeader(b []byte) (id, first uint64, ok bool) {
-	if len(b) < 36 || [16]byte(b[:16]) != magicHeader || crc32.Checksum(b[:32], castagnoli) != le.Uint32(b[32:]) {
+	if len(b) < 36 || [16]byte(b[:16]) != magicHeader || crc32.Checksum(b[:32], castagnoli()) != le.Uint32(b[32:]) {
 		return 0, 0, false
 	}
 	return le.Uint64(b[16:]), le.Uint64(b[24:]), true
@@ -88,12 +89,12 @@ func sealSlot(id uint64, end int64, count uint64) []byte {
 	copy(b, magicSeal[:])
 	le.PutUint64(b[8:], uint64(end))
 	le.PutUint64(b[16:], count)
-	le.PutUint32(b[24:], crc32.Update(seed(id), castagnoli, b[:24]))
+	le.PutUint32(b[24:], crc32.Update(seed(id), castagnoli(), b[:24]))
 	return b
 }
 
 func parseSeal(b []byte, id uint64) (end int64, count uint64, ok bool) {
-	if len(b) < sealSize || [8]byte(b[:8]) != magicSeal || crc32.Update(seed(id), castagnoli, b[:24]) != le.Uint32(b[24:]) {
+	if len(b) < sealSize || [8]byte(b[:8]) != magicSeal || crc32.Update(seed(id), castagnoli(), b[:24]) != le.Uint32(b[24:]) {
 		return 0, 0, false
 	}
 	return int64(le.Uint64(b[8:])), le.Uint64(b[16:]), true
@@ -166,7 +167,7 @@ func (f *frames) frame(off int64) (seq uint64, payload []byte, size int64, ok bo
 		return 0, nil, 0, false
 	}
 	b := f.bytesAt(off, frameHeader+int(n))
-	if len(b) < frameHeader+int(n) || crc32.Update(f.seed, castagnoli, b[8:]) != le.Uint32(b[4:]) {
+	if len(b) < frameHeader+int(n) || crc32.Update(f.seed, castagnoli(), b[8:]) != le.Uint32(b[4:]) {
 		return 0, nil, 0, false
 	}
 	return le.Uint64(b[16:]), b[frameHeader:], frameSize(int(n)), true

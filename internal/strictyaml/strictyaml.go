@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 
+	"github.com/lecafe/lecafe/internal/lazyregexp"
 	"github.com/lecafe/lecafe/internal/spelling"
 )
 
@@ -258,11 +258,11 @@ func (d *decoder) duration(n ast.Node, field string, v reflect.Value) {
 	v.SetInt(int64(x))
 }
 
-var days = regexp.MustCompile(`^([0-9]{1,5})d(.*)$`)
+var days = lazyregexp.New(`^([0-9]{1,5})d(.*)$`)
 
 // ParseDuration is time.ParseDuration with days: 7d, 1d12h.
 func ParseDuration(s string) (time.Duration, error) {
-	m := days.FindStringSubmatch(s)
+	m := days().FindStringSubmatch(s)
 	if m == nil {
 		return time.ParseDuration(s)
 	}
