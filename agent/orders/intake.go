@@ -58,10 +58,24 @@ func (in *Intake) Handler() http.Handler {
 	}
 	in.keys, in.memory = newKeyCache(keysKept), semaphore.NewWeighted(intakeMemory)
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/orders", in.post)
-	mux.HandleFunc("POST /v1/orders/batch", in.postBatch)
-	mux.HandleFunc("GET /v1/status", in.status)
-	mux.HandleFunc("GET /metrics", in.metrics)
+	for _, r := range []struct {
+		method, path string
+		serve        http.HandlerFunc
+	}{
+		{"POST", "/v1/orders", in.post},
+		{"POST", "/v1/orders/batch", in.postBatch},
+		{"GET", "/v1/status", in.status},
+		{"GET", "/metrics", in.metrics},
+	} {
+		mux.HandleFunc(r.method+" "+r.path, r.serve)
+		mux.HandleFunc(r.path, func(w http.ResponseWriter, q *http.Request) {
+			w.Header().Set("Allow", r.method)
+			refuse(w, http.StatusMethodNotAllowed, "method_not_allowed", r.path+" takes "+r.method+" and not "+q.Method)
+		})
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, q *http.Request) {
+		refuse(w, http.StatusNotFound, "not_found", "there is no "+q.URL.Path+": orders are posted to /v1/orders")
+	})
 	return mux
 }
 

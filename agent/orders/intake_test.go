@@ -96,6 +96,12 @@ func TestABatchIsTakenWholeOrNotAtAll(t *testing.T) {
 		"good":                {`{"body":"a"}` + "\n\n" + `{"body":"b","group":"g","delay_seconds":3,"attributes":{"Name":"v"}}`, 202, ""},
 		"one line is no JSON": {`{"body":"a"}` + "\n{", 400, `"line":2`},
 		"unknown field":       {`{"body":"a","prio":1}`, 400, "prio"},
+		"delay in words":      {`{"body":"a","delay_seconds":"3"}`, 400, "delay_seconds is a string, want an integer"},
+		"part of a second":    {`{"body":"a","delay_seconds":1.5}`, 400, "delay_seconds is a number 1.5, want an integer"},
+		"body of numbers":     {`{"body":[1]}`, 400, "body is an array, want a string"},
+		"attributes in words": {`{"body":"a","attributes":true}`, 400, "attributes is a boolean, want an object of strings"},
+		"attribute by number": {`{"body":"a","attributes":{"n":1}}`, 400, "is a number, want a string"},
+		"a line of words":     {`"a"`, 400, "the line is a string, want an object"},
 		"two values":          {`{"body":"a"} {"body":"b"}`, 400, `"line":1`},
 		"bad character":       {`{"body":"a"}` + "\n" + `{"body":"\u0001"}`, 400, "invalid_character"},
 		"lone surrogate":      {"{\"body\":\"caf\xe9\"}", 400, "invalid_character"},
@@ -108,6 +114,9 @@ func TestABatchIsTakenWholeOrNotAtAll(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before := r.status().Spooled
 			status, _, answer := r.post("/v1/orders/batch", c.body)
+			if strings.Contains(answer, "json: ") || strings.Contains(answer, "Go ") {
+				t.Errorf("the answer speaks of the program: %s", answer)
+			}
 			if status != c.status || !strings.Contains(answer, c.want) {
 				t.Fatalf("%d %s, want %d with %q", status, answer, c.status, c.want)
 			}
@@ -121,6 +130,29 @@ func TestABatchIsTakenWholeOrNotAtAll(t *testing.T) {
 				t.Errorf("%d spooled of a refused batch", took)
 			}
 		})
+	}
+}
+
+func TestOtherPathsAndMethodsAreToldInJSON(t *testing.T) {
+	t.Parallel()
+	r := start(t, &orders.Service{Resolve: nowhere})
+	for path, c := range map[string]struct {
+		status      int
+		code, allow string
+	}{
+		"/v1/status": {405, "method_not_allowed", "GET"},
+		"/metrics":   {405, "method_not_allowed", "GET"},
+		"/v1/order":  {404, "not_found", ""},
+		"/":          {404, "not_found", ""},
+	} {
+		status, header, answer := r.post(path, "latte")
+		var a struct{ Code, Error string }
+		if err := json.Unmarshal([]byte(answer), &a); err != nil || status != c.status || a.Code != c.code || a.Error == "" || header.Get("Allow") != c.allow {
+			t.Errorf("POST %s: %d %v %s, want %d %s", path, status, header, answer, c.status, c.code)
+		}
+	}
+	if n := r.status().Spooled; n != 0 {
+		t.Errorf("%d orders were spooled", n)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
+	"strings"
 	"time"
 )
 
@@ -66,6 +68,31 @@ func strictJSON(b []byte, v any) error {
 	return nil
 }
 
+// plainJSON is a decoder's error without Go's own names.
+func plainJSON(err error) string {
+	var typed *json.UnmarshalTypeError
+	if errors.As(err, &typed) {
+		want := map[reflect.Kind]string{reflect.Int: "an integer", reflect.String: "a string", reflect.Pointer: "a string", reflect.Map: "an object of strings", reflect.Struct: "an object"}[typed.Type.Kind()]
+		what := typed.Field
+		if what == "" {
+			what = "the line"
+		}
+		return fmt.Sprintf("%s is %s, want %s", what, article(typed.Value), want)
+	}
+	return strings.TrimPrefix(err.Error(), "json: ")
+}
+
+// article puts a or an before one of JSON's types.
+func article(kind string) string {
+	if kind == "bool" {
+		return "a boolean"
+	}
+	if strings.HasPrefix(kind, "a") || strings.HasPrefix(kind, "o") {
+		return "an " + kind
+	}
+	return "a " + kind
+}
+
 // lineProblem is what is wrong with one line of a batch.
 type lineProblem struct {
 	Line  int    `json:"line"`
@@ -96,7 +123,7 @@ func parseBatch(body []byte, limit int64, fifo bool, now time.Time) ([]*Order, [
 		if !plainLine(line, &p) {
 			p = posted{}
 			if err := strictJSON(line, &p); err != nil {
-				problems = append(problems, lineProblem{n, "bad_json", err.Error()})
+				problems = append(problems, lineProblem{n, "bad_json", plainJSON(err)})
 				continue
 			}
 		}

@@ -47,18 +47,18 @@ type Record struct {
 
 // Stats is a snapshot.
 type Stats struct {
-	Records  uint64 // durable and not acknowledged
-	Bytes    int64  // of all segments on disk, spare ones included
-	Segments int
-	Appended uint64 // records made durable since Open
-	Commits  uint64 // syncs that made them durable
-	Acked    uint64 // since Open
-	Lost     uint64 // records whose bytes were damaged, since Open
-	Aside    uint64 // damaged ranges kept in the directory's files named *.bad
-	TornTail uint64 // unfinished commits cut by Open
-	Poisoned uint64 // segments abandoned since Open because a write or sync failed
-	Full     uint64 // appends refused with ErrFull
-	LastErr  string // of the latest failed write, sync or allocation
+	Records  uint64 `json:"records"` // durable and not acknowledged
+	Bytes    int64  `json:"bytes"`   // of all segments on disk, spare ones included
+	Segments int    `json:"segments"`
+	Appended uint64 `json:"appended"`             // records made durable since Open
+	Commits  uint64 `json:"commits"`              // syncs that made them durable
+	Acked    uint64 `json:"acked"`                // since Open
+	Lost     uint64 `json:"lost"`                 // records whose bytes were damaged, since Open
+	Aside    uint64 `json:"aside"`                // damaged ranges kept in the directory's files named *.bad
+	TornTail uint64 `json:"torn_tail"`            // unfinished commits cut by Open
+	Poisoned uint64 `json:"poisoned"`             // segments abandoned since Open because a write or sync failed
+	Full     uint64 `json:"full"`                 // appends refused with ErrFull
+	LastErr  string `json:"last_error,omitempty"` // of the latest failed write, sync or allocation
 }
 
 // Spool is an open log. Its methods are safe for concurrent use, but for Read,

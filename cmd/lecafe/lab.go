@@ -68,6 +68,7 @@ func labCommand() *cli.Command {
 					})
 				},
 			},
+			labExecCommand(),
 			labImageCommand(),
 			labIMDSCommand(),
 		},
@@ -79,7 +80,7 @@ func labFlags() []cli.Flag {
 		&cli.StringFlag{Name: "listen", Usage: "loopback `ADDR` of the endpoint, inside instances too", Value: "127.0.0.1:0"},
 		&cli.StringFlag{Name: "driver", Usage: "what runs instances: " + lab.DriverNspawn + " boots them, " + lab.DriverNone + " does not", Value: lab.DriverNspawn},
 		&cli.StringSliceFlag{Name: "distro", Usage: "base image to have, built if it is not cached; repeatable", Value: cli.NewStringSlice("debian-12")},
-		&cli.StringFlag{Name: "state-dir", Usage: "`DIR` for disks and consoles while the lab is up", Value: lab.DefaultStateDir, EnvVars: []string{"LECAFE_LAB_STATE_DIR"}},
+		stateDirFlag(),
 		&cli.Float64Flag{Name: "time-scale", Usage: "divide the cloud's own delays by `N`; boots take what they take", Value: 10},
 		&cli.BoolFlag{Name: "aws-times", Usage: "instances that boot change state as slowly as on AWS, with --time-scale: pending 15 s, stopping 30 s, image 45 s"},
 		&cli.StringFlag{Name: "seed", Usage: "what is in the cloud at first: le-cafe (buckets, queues, instance profile of the example), stack (what lecafe stack up makes, and LECAFE_STACK) or none", Value: "le-cafe"},
@@ -133,7 +134,6 @@ func withLab(c *cli.Context, f func(context.Context, *lab.Lab) error) (err error
 // runIn runs a command whose environment is the lab's.
 func runIn(ctx context.Context, l *lab.Lab, app *cli.App, argv []string) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = app.Reader, app.Writer, app.ErrWriter
 	drop := lab.Unset()
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
@@ -153,6 +153,13 @@ func runIn(ctx context.Context, l *lab.Lab, app *cli.App, argv []string) error {
 		return nil
 	}
 	cmd.WaitDelay = commandGrace
+	return runCommand(cmd, app, argv[0])
+}
+
+// runCommand runs a command on lecafe's own input and output; its exit code is
+// the error's.
+func runCommand(cmd *exec.Cmd, app *cli.App, name string) error {
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = app.Reader, app.Writer, app.ErrWriter
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() > 0 {
@@ -160,7 +167,7 @@ func runIn(ctx context.Context, l *lab.Lab, app *cli.App, argv []string) error {
 		return exitcode.With(exit.ExitCode(), errors.New(""))
 	}
 	if err != nil {
-		return fmt.Errorf("run %s: %w", argv[0], err)
+		return fmt.Errorf("run %s: %w", name, err)
 	}
 	return nil
 }
@@ -174,6 +181,42 @@ func labLog(c *cli.Context) *slog.Logger {
 		level = slog.LevelDebug
 	}
 	return slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level}))
+}
+
+func stateDirFlag() cli.Flag {
+	return &cli.StringFlag{Name: "state-dir", Usage: "`DIR` for disks and consoles while the lab is up", Value: lab.DefaultStateDir, EnvVars: []string{"LECAFE_LAB_STATE_DIR"}}
+}
+
+func labExecCommand() *cli.Command {
+	return &cli.Command{
+		Name: "exec", Usage: "a shell, or one command, as root on an instance of a lab that is up", ArgsUsage: "INSTANCE [-- COMMAND [ARG...]]",
+		Description: "Looks for the instance in the labs that keep their state in --state-dir. The command's exit code is lecafe's.",
+		Flags:       []cli.Flag{stateDirFlag()},
+		Action: func(c *cli.Context) error {
+			id := c.Args().First()
+			if !instanceRE.MatchString(id) {
+				return badRequest("want an instance ID: lecafe lab exec i-0123456789abcdef0 [-- COMMAND]")
+			}
+			argv := c.Args().Tail()
+			if len(argv) > 0 && argv[0] == "--" {
+				argv = argv[1:]
+			}
+			if len(argv) == 0 {
+				argv = []string{"/bin/bash", "--login"}
+			}
+			cmd, err := machine.Enter(c.Context, c.String("state-dir"), id, argv...)
+			if errors.Is(err, machine.ErrNotFound) {
+				return fmt.Errorf("no lab below %s has %s running: lecafe lab up starts a lab, --state-dir names another place", c.String("state-dir"), id)
+			}
+			if err != nil {
+				return err
+			}
+			if term := os.Getenv("TERM"); term != "" {
+				cmd.Env = append(cmd.Env, "TERM="+term)
+			}
+			return runCommand(cmd, c.App, argv[0])
+		},
+	}
 }
 
 func cacheFlag() cli.Flag {

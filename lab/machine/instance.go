@@ -126,6 +126,9 @@ func (i *instance) run(argv []string, console *console, started chan<- error, of
 				i.mu.Lock()
 			}
 			i.pid = cmd.Process.Pid
+			if err := os.WriteFile(i.pidFile(), strconv.AppendInt(nil, int64(i.pid), 10), 0o600); err != nil {
+				i.log.Warn("lecafe lab exec will not find the machine", "error", err)
+			}
 			if !first {
 				i.mu.Unlock()
 			}
@@ -159,6 +162,7 @@ func (i *instance) run(argv []string, console *console, started chan<- error, of
 		}
 		i.mu.Lock()
 		i.running, i.pid = false, 0
+		_ = os.Remove(i.pidFile()) // the directory goes with the machine anyway
 		stopping := i.stopping
 		i.mu.Unlock()
 		if err != nil && !stopping {
@@ -193,6 +197,9 @@ exec "$@"`
 		"--capability=CAP_NET_ADMIN", "--resolv-conf=off", "--link-journal=no", "--timezone=off", "--console=read-only",
 		"--kill-signal=SIGRTMIN+4",
 	)
+	if i.d.opts.BPF {
+		argv = append(argv, "--system-call-filter=bpf")
+	}
 	for dir, size := range i.faults.Tmpfs {
 		argv = append(argv, "--tmpfs="+dir+":mode=0755,size="+size)
 	}
@@ -287,7 +294,12 @@ func (i *instance) leader() (int, error) {
 	if i.pid == 0 {
 		return 0, fmt.Errorf("%s is not running", i.m.InstanceID)
 	}
-	queue := []int{i.pid}
+	return initOf(i.pid, i.m.InstanceID)
+}
+
+// initOf finds a machine's init process below the process that runs the machine.
+func initOf(pid int, instanceID string) (int, error) {
+	queue := []int{pid}
 	for len(queue) > 0 {
 		pid := queue[0]
 		queue = queue[1:]
@@ -310,7 +322,7 @@ func (i *instance) leader() (int, error) {
 			}
 		}
 	}
-	return 0, fmt.Errorf("%s has no init process yet", i.m.InstanceID)
+	return 0, fmt.Errorf("%s has no init process yet", instanceID)
 }
 
 // pidInside is a process's number in its innermost PID namespace, if that is
@@ -335,16 +347,56 @@ func (i *instance) exec(ctx context.Context, stdin io.Reader, argv []string) ([]
 	if err != nil {
 		return nil, err
 	}
-	args := append([]string{"-t", strconv.Itoa(leader), "-m", "-u", "-i", "-n", "-p", "-r", "-w", "--"}, argv...)
-	cmd := exec.CommandContext(ctx, "nsenter", args...)
+	cmd := inside(ctx, leader, argv)
 	cmd.Stdin = stdin
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root"}
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return out, fmt.Errorf("run %s in %s: %w: %s", argv[0], i.m.InstanceID, err, bytes.TrimSpace(out))
 	}
 	return out, nil
+}
+
+// inside is a command to be run in a machine whose init process is leader.
+func inside(ctx context.Context, leader int, argv []string) *exec.Cmd {
+	args := append([]string{"-t", strconv.Itoa(leader), "-m", "-u", "-i", "-n", "-p", "-r", "-w", "--"}, argv...)
+	cmd := exec.CommandContext(ctx, "nsenter", args...)
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root"}
+	return cmd
+}
+
+// pidFile tells other processes, as lecafe lab exec, which one runs the machine.
+func (i *instance) pidFile() string { return filepath.Join(i.dir, "pid") }
+
+// Enter is a command, not yet started, to be run as root in an instance of
+// whichever lab keeps its state below stateDir. The error is ErrNotFound where
+// no lab there has the instance running.
+func Enter(ctx context.Context, stateDir, instanceID string, argv ...string) (*exec.Cmd, error) {
+	files, err := filepath.Glob(filepath.Join(stateDir, namePrefix+"*", "machines", instanceID, "pid"))
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("find instance %s: %w", instanceID, err)
+		}
+		pid, err := strconv.Atoi(string(b))
+		if err != nil {
+			return nil, fmt.Errorf("find instance %s: %s: %w", instanceID, f, err)
+		}
+		// A lab that was killed leaves the file, and another program may have
+		// the number now. That one has no machine's init below it.
+		leader, err := initOf(pid, instanceID)
+		if err != nil {
+			return nil, err
+		}
+		return inside(ctx, leader, argv), nil
+	}
+	return nil, fmt.Errorf("instance %s in a lab below %s: %w", instanceID, stateDir, ErrNotFound)
 }
 
 // destroy removes the machine's disk, network and cgroups. It must be off.
