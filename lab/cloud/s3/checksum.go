@@ -4,6 +4,7 @@ import (
 	"crypto/md5"
 	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/base64"
 	"hash"
 	"hash/crc32"
@@ -11,11 +12,34 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/zeebo/xxh3"
 )
 
-// algorithms are S3's checksums by their name in x-amz-checksum-NAME.
+// algorithms are S3's checksums by their name in x-amz-checksum-NAME. XXHash is
+// written in its canonical byte order, big-endian, as AWS's own clients write it:
+// https://github.com/aws/aws-sdk-go-v2/issues/3404
 // https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
-var algorithms = []string{"crc32", "crc32c", "crc64nvme", "sha1", "sha256"}
+var algorithms = []string{"crc32", "crc32c", "crc64nvme", "md5", "sha1", "sha256", "sha512", "xxhash128", "xxhash3", "xxhash64"}
+
+// The types of a multipart upload's checksum.
+const (
+	fullObject = "FULL_OBJECT"
+	composite  = "COMPOSITE" // the checksum of the parts' checksums
+)
+
+// typesOf are the types that an algorithm can have, the default first. Of the
+// whole object there is only what can be computed from the parts': the CRCs.
+func typesOf(alg string) []string {
+	switch alg {
+	case "crc64nvme":
+		return []string{fullObject}
+	case "crc32", "crc32c":
+		return []string{composite, fullObject}
+	}
+	return []string{composite}
+}
 
 // Tables are costly to make anew for each small object.
 var (
@@ -35,6 +59,16 @@ func newHash(name string) hash.Hash {
 		return sha1.New()
 	case "sha256":
 		return sha256.New()
+	case "sha512":
+		return sha512.New()
+	case "md5":
+		return md5.New()
+	case "xxhash64":
+		return xxhash.New()
+	case "xxhash3":
+		return xxh3.New()
+	case "xxhash128":
+		return xxh3.New128()
 	}
 	return nil
 }
@@ -46,8 +80,7 @@ func checksum(name string, body []byte) string {
 }
 
 // verifyBody checks Content-MD5 and every x-amz-checksum-* the client sent, in
-// headers or in the trailer, and returns the checksums to store. Without one,
-// S3 stores a CRC64NVME.
+// headers or in the trailer, and returns the checksums: none or one.
 func verifyBody(h, trailer http.Header, body []byte) (map[string]string, error) {
 	if want, ok := h["Content-Md5"]; ok {
 		raw, err := base64.StdEncoding.DecodeString(want[0])
@@ -85,9 +118,6 @@ func verifyBody(h, trailer http.Header, body []byte) (map[string]string, error) 
 		}
 		sums[alg] = want
 	}
-	if len(sums) == 0 {
-		sums["crc64nvme"] = checksum("crc64nvme", body)
-	}
 	return sums, nil
 }
 
@@ -103,11 +133,11 @@ func given(h http.Header) map[string]string {
 	return out
 }
 
-func setSums(h http.Header, v *version) {
-	for alg, sum := range v.sums {
+func setSums(h http.Header, sums map[string]string, kind string) {
+	for alg, sum := range sums {
 		h.Set("x-amz-checksum-"+alg, sum)
 	}
-	if len(v.sums) > 0 {
-		h.Set("x-amz-checksum-type", v.sumType)
+	if len(sums) > 0 {
+		h.Set("x-amz-checksum-type", kind)
 	}
 }

@@ -177,8 +177,8 @@ func (s *Server) copyObject(q request) error {
 	}
 	// The copy of a multipart object is an object in one part: its ETag is
 	// computed anew, its full-object checksums stay.
-	v := &version{key: q.Key, body: source.body, etag: etagOf(source.body), header: source.header.Clone(), sums: source.sums, sumType: "FULL_OBJECT"}
-	if source.sumType != "FULL_OBJECT" {
+	v := &version{key: q.Key, body: source.body, etag: etagOf(source.body), header: source.header.Clone(), sums: source.sums, sumType: fullObject}
+	if source.sumType != fullObject {
 		v.sums = map[string]string{"crc64nvme": checksum("crc64nvme", v.body)}
 	}
 	if alg := strings.ToLower(q.Header.Get("x-amz-checksum-algorithm")); alg != "" {

@@ -58,6 +58,7 @@ var (
 	errTooLarge           = &Error{400, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed object size.", nil}
 	errTooSmall           = &Error{400, "EntityTooSmall", "Your proposed upload is smaller than the minimum allowed size", nil}
 	errInvalidPart        = &Error{400, "InvalidPart", "One or more of the specified parts could not be found. The part may not have been uploaded, or the specified entity tag may not match the part's entity tag.", nil}
+	errInvalidPartNumber  = &Error{416, "InvalidPartNumber", "The requested partnumber is not satisfiable", nil}
 	errInvalidPartOrder   = &Error{400, "InvalidPartOrder", "The list of parts was not in ascending order. The parts list must be specified in order by part number.", nil}
 	errBucketNotEmpty     = &Error{409, "BucketNotEmpty", "The bucket you tried to delete is not empty", nil}
 	errOwnedByYou         = &Error{409, "BucketAlreadyOwnedByYou", "Your previous request to create the named bucket succeeded and you already own it.", nil}
@@ -111,10 +112,6 @@ func WriteError(w http.ResponseWriter, r *http.Request, e *Error) {
 	if r.Method == http.MethodHead {
 		return
 	}
-	type element struct {
-		XMLName xml.Name
-		Value   string `xml:",chardata"`
-	}
 	body := struct {
 		XMLName   xml.Name `xml:"Error"`
 		Code      string
@@ -128,6 +125,12 @@ func WriteError(w http.ResponseWriter, r *http.Request, e *Error) {
 		body.Fields = append(body.Fields, element{XMLName: xml.Name{Local: f[0]}, Value: f[1]})
 	}
 	writeXML(w, body)
+}
+
+// element is one of a name that is not known before.
+type element struct {
+	XMLName xml.Name
+	Value   string `xml:",chardata"`
 }
 
 func writeXML(w io.Writer, v any) {

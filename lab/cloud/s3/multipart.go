@@ -1,10 +1,7 @@
 package s3
 
 import (
-	"crypto/md5"
-	"encoding/hex"
 	"encoding/xml"
-	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -27,13 +24,14 @@ type upload struct {
 	started time.Time
 	header  http.Header
 	sums    string // the checksum algorithm asked for at creation
-	sumType string
+	sumType string // FULL_OBJECT or COMPOSITE; empty without an algorithm
 	parts   map[int]part
 }
 
 type part struct {
 	body     []byte
 	etag     string
+	sum      string // by the upload's algorithm, or else CRC64NVME
 	modified time.Time
 }
 
@@ -52,11 +50,8 @@ func (s *Server) delegate(q request) error {
 		if _, err := metadata(r.Header); err != nil {
 			return err
 		}
-		if alg := strings.ToLower(r.Header.Get("x-amz-checksum-algorithm")); alg != "" {
-			if !slices.Contains(algorithms, alg) {
-				return errInvalidRequest.because("Checksum algorithm provided is unsupported.")
-			}
-			q.w.Header().Set("x-amz-checksum-algorithm", strings.ToUpper(alg))
+		if err := announce(r.Header, q.w.Header()); err != nil {
+			return err
 		}
 	}
 	s.fake.ServeHTTP(q.w, r)
@@ -116,9 +111,16 @@ func (s *Server) uploadPart(q request) error {
 	if err != nil {
 		return err
 	}
-	p := part{body: body, etag: etagOf(body), modified: s.opts.Clock.Now().Truncate(time.Second)}
+	alg, err := u.partAlgorithm(sums)
+	if err != nil {
+		return err
+	}
+	p := part{body: body, etag: etagOf(body), sum: checksum(alg, body), modified: s.opts.Clock.Now().Truncate(time.Second)}
 	u.parts[n] = p
 	q.w.Header().Set("ETag", `"`+p.etag+`"`)
+	if len(sums) == 0 {
+		sums = map[string]string{alg: p.sum}
+	}
 	for alg, sum := range sums {
 		q.w.Header().Set("x-amz-checksum-"+alg, sum)
 	}
@@ -135,11 +137,6 @@ func (s *store) upload(bucket, key, id string) (*upload, error) {
 		return nil, errNoSuchUpload.with("UploadId", id)
 	}
 	return u, nil
-}
-
-type completedPart struct {
-	PartNumber int
-	ETag       string
 }
 
 // completeUpload serves CompleteMultipartUpload.
@@ -162,42 +159,20 @@ func (s *Server) completeUpload(q request) error {
 		s.store.mu.RUnlock()
 		return err
 	}
-	parts := maps.Clone(u.parts)
+	uploaded := maps.Clone(u.parts)
 	s.store.mu.RUnlock()
 
-	v := &version{key: q.Key, header: u.header, sumType: "FULL_OBJECT"}
-	digest := md5.New()
-	for i := range in.Parts[1:] {
-		if in.Parts[i].PartNumber >= in.Parts[i+1].PartNumber {
-			return errInvalidPartOrder
-		}
+	v, err := u.assemble(in.Parts, uploaded)
+	if err != nil {
+		return err
 	}
-	for i, p := range in.Parts {
-		have, ok := parts[p.PartNumber]
-		switch {
-		case !ok || strings.Trim(p.ETag, `"`) != have.etag:
-			return errInvalidPart.with("PartNumber", strconv.Itoa(p.PartNumber))
-		case i < len(in.Parts)-1 && len(have.body) < minPart:
-			return errTooSmall.with("PartNumber", strconv.Itoa(p.PartNumber)).with("MinSizeAllowed", strconv.Itoa(minPart))
-		}
-		raw, _ := hex.DecodeString(have.etag)
-		digest.Write(raw)
-		v.body = append(v.body, have.body...)
+	if kind := q.Header.Get("x-amz-checksum-type"); kind != "" && kind != v.sumType {
+		return errInvalidRequest.because("The upload was created using the " + v.sumType + " checksum mode. The complete request must use the same checksum mode.")
 	}
-	v.etag = fmt.Sprintf("%x-%d", digest.Sum(nil), len(in.Parts))
-	alg := u.sums
-	switch {
-	case alg == "":
-		alg = "crc64nvme"
-	case alg == "sha1" || alg == "sha256" || u.sumType == "COMPOSITE":
-		// A composite checksum is one of the parts' checksums; nothing here
-		// reads it back, so none is claimed rather than a wrong one.
-		alg = ""
-	}
-	if alg != "" {
-		v.sums = map[string]string{alg: checksum(alg, v.body)}
-		if want := q.Header.Get("x-amz-checksum-" + alg); want != "" && want != v.sums[alg] {
-			return errBadDigest
+	for alg, sum := range v.sums {
+		whole, _, _ := strings.Cut(sum, "-") // clients do not know the suffix of a composite one
+		if want := q.Header.Get("x-amz-checksum-" + alg); want != "" && want != sum && want != whole {
+			return errBadDigest.because("The " + alg + " you specified did not match the calculated checksum.")
 		}
 	}
 	if err := s.write(q, v); err != nil {
@@ -208,13 +183,19 @@ func (s *Server) completeUpload(q request) error {
 		delete(b.uploads, u.id)
 	}
 	s.store.mu.Unlock()
-	q.xml(struct {
-		XMLName  xml.Name `xml:"http://s3.amazonaws.com/doc/2006-03-01/ CompleteMultipartUploadResult"`
-		Location string
-		Bucket   string
-		Key      string
-		ETag     string
-	}{Location: "http://" + q.Host + "/" + q.Bucket + "/" + q.Key, Bucket: q.Bucket, Key: q.Key, ETag: `"` + v.etag + `"`})
+	out := struct {
+		XMLName      xml.Name `xml:"http://s3.amazonaws.com/doc/2006-03-01/ CompleteMultipartUploadResult"`
+		Location     string
+		Bucket       string
+		Key          string
+		ETag         string
+		Sums         []element
+		ChecksumType string
+	}{Location: "http://" + q.Host + "/" + q.Bucket + "/" + q.Key, Bucket: q.Bucket, Key: q.Key, ETag: `"` + v.etag + `"`, ChecksumType: v.sumType}
+	for alg, sum := range v.sums {
+		out.Sums = append(out.Sums, element{XMLName: xml.Name{Local: "Checksum" + strings.ToUpper(alg)}, Value: sum})
+	}
+	q.xml(out)
 	return nil
 }
 

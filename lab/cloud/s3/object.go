@@ -106,7 +106,7 @@ func (s *Server) putObject(q request) error {
 	if err := checkACL(q.Header); err != nil {
 		return err
 	}
-	v := &version{key: q.Key, sumType: "FULL_OBJECT"}
+	v := &version{key: q.Key, sumType: fullObject}
 	var err error
 	if v.header, err = metadata(q.Header); err != nil {
 		return err
@@ -117,13 +117,16 @@ func (s *Server) putObject(q request) error {
 	if v.sums, err = verifyBody(q.Header, q.Trailer, v.body); err != nil {
 		return err
 	}
+	if len(v.sums) == 0 { // without one, S3 makes one
+		v.sums["crc64nvme"] = checksum("crc64nvme", v.body)
+	}
 	v.etag = etagOf(v.body)
 	if err := s.write(q, v); err != nil {
 		return err
 	}
 	h := q.w.Header()
 	h.Set("ETag", `"`+v.etag+`"`)
-	setSums(h, v)
+	setSums(h, v.sums, v.sumType)
 	return nil
 }
 
@@ -210,8 +213,9 @@ var overrides = map[string]string{
 // https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
 // https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
 func (s *Server) getObject(q request) error {
-	if q.query.Has("partNumber") {
-		return errNotImplemented.because("partNumber is not implemented by this fake")
+	number, err := q.partNumber()
+	if err != nil {
+		return err
 	}
 	h := q.w.Header()
 	s.store.mu.RLock()
@@ -243,9 +247,23 @@ func (s *Server) getObject(q request) error {
 		q.w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
+	sums := v.sums
 	from, to, partial, err := byteRange(q.Header.Get("Range"), len(v.body))
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case partial:
+		sums = nil
+	case number > 0:
+		p, err := v.part(number)
+		if err != nil {
+			return err
+		}
+		from, to, sums = p.from, p.to, p.sums
+		partial = to > from // an empty part has no range of bytes
+		if len(v.parts) > 0 {
+			h.Set("x-amz-mp-parts-count", strconv.Itoa(len(v.parts)))
+		}
 	}
 	for name, values := range v.header {
 		h[name] = values
@@ -257,8 +275,8 @@ func (s *Server) getObject(q request) error {
 	}
 	h.Set("Accept-Ranges", "bytes")
 	h.Set("Content-Length", strconv.Itoa(to-from))
-	if !partial && strings.EqualFold(q.Header.Get("x-amz-checksum-mode"), "ENABLED") {
-		setSums(h, v)
+	if strings.EqualFold(q.Header.Get("x-amz-checksum-mode"), "ENABLED") {
+		setSums(h, sums, v.sumType)
 	}
 	status := http.StatusOK
 	if partial {

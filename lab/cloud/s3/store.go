@@ -48,6 +48,7 @@ type version struct {
 	header   http.Header       // what GET returns beside what follows from the body
 	sums     map[string]string // crc32 → base64
 	sumType  string            // FULL_OBJECT or COMPOSITE
+	parts    []storedPart      // of a multipart upload, in order
 }
 
 const nullVersion = "null"
