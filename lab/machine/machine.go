@@ -44,6 +44,11 @@ type Options struct {
 	// Faults, if set, is asked at each launch what is broken from the first
 	// moment on; SetFaults changes it later.
 	Faults func(ec2.Machine) Faults
+	// BPF lets the machines' systemd load BPF programs, without which
+	// IPAddressDeny= and, on a host with cgroup v2 alone, DevicePolicy= are
+	// ignored. Root in such a machine can look into the host's kernel, so it is
+	// for user data that is trusted as much as the lab itself.
+	BPF bool
 }
 
 // Faults are what is broken around one machine. The zero value is healthy.
