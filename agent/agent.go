@@ -16,12 +16,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/aws/smithy-go"
-
 	"github.com/lecafe/lecafe/agent/bootstrap"
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/agent/settings"
 	"github.com/lecafe/lecafe/agent/sinks"
+	"github.com/lecafe/lecafe/internal/awsconf/instance"
 	"github.com/lecafe/lecafe/internal/version"
 	"github.com/lecafe/lecafe/systemd"
 )
@@ -207,15 +206,8 @@ func (a *Agent) open(subject string, cause report.Cause) {
 	a.wake()
 }
 
-// plain is an error as a person wants to read it: of an answer by AWS its code
-// and message, without request IDs.
-func plain(err error) string {
-	var ae smithy.APIError
-	if errors.As(err, &ae) && ae.ErrorMessage() != "" {
-		return report.Redact(ae.ErrorCode() + ": " + ae.ErrorMessage())
-	}
-	return report.Redact(err.Error())
-}
+// plain is an error as a person wants to read it, without secrets.
+func plain(err error) string { return report.Redact(instance.Plain(err)) }
 
 // trouble sets what one part has to say, or takes it back with a nil cause.
 func (a *Agent) trouble(subject string, cause *report.Cause, settled bool) {

@@ -81,7 +81,7 @@ func (a *Agent) identify(ctx context.Context) {
 	}
 	cfg, err := instance.Config(instance.Options{Region: region, Endpoint: s.AWS.EndpointURL, CABundle: s.AWS.CABundle, Proxy: s.AWS.Proxy}, meta, skew)
 	if err != nil {
-		a.trouble("settings", &report.Cause{Stage: report.StageIdentity, Code: report.CodeSettings, Severity: report.SeverityFailure, Message: "AWS cannot be reached with these settings: " + err.Error() + "."}, true)
+		a.trouble("settings", &report.Cause{Stage: report.StageIdentity, Code: report.CodeSettings, Severity: report.SeverityFailure, Message: "AWS cannot be reached with these settings: " + plain(err) + "."}, true)
 	}
 	a.mu.Lock()
 	needs := a.needsAWS() && err == nil
@@ -404,7 +404,7 @@ func (a *Agent) configs(ctx context.Context, cfg aws.Config, s settings.Settings
 	for i, o := range s.Config {
 		c, err := config.New(o, config.Options{Get: client.GetObject, List: client.ListObjectsV2, Units: a.configUnits(), Ready: a.ready, Dir: filepath.Join(a.stateDir(), "config"), Root: a.o.Root, Log: a.log})
 		if err != nil {
-			a.trouble("config "+o.Path, &report.Cause{Stage: report.StageConfig, Code: report.CodeConfigInvalid, File: o.Path, Message: "The config's store cannot be opened: " + err.Error() + "."}, true)
+			a.trouble("config "+o.Path, &report.Cause{Stage: report.StageConfig, Code: report.CodeConfigInvalid, File: o.Path, Message: "The config's store cannot be opened: " + plain(err) + "."}, true)
 			continue
 		}
 		a.mu.Lock()

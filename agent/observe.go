@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -75,7 +76,7 @@ func (a *Agent) observe(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	a.verdict(j, ev)
+	a.verdict(ctx, j, ev)
 	return nil
 }
 
@@ -198,7 +199,7 @@ func (a *Agent) remember() {
 // verdict makes the report and hands it over for sending. The order matters:
 // the report is in the outbox before the memory says that it was judged, so a
 // crash between the two judges again and loses nothing.
-func (a *Agent) verdict(j bootstrap.Judgement, ev bootstrap.Evidence) {
+func (a *Agent) verdict(ctx context.Context, j bootstrap.Judgement, ev bootstrap.Evidence) {
 	a.mu.Lock()
 	r := &report.Report{
 		ID: report.NewID(), Kind: report.KindBootstrap, Verdict: j.Verdict, Summary: j.Summary, Causes: j.Causes, Stages: j.Stages,
@@ -225,7 +226,14 @@ func (a *Agent) verdict(j bootstrap.Judgement, ev bootstrap.Evidence) {
 	}
 	a.mu.Unlock()
 	a.remember()
-	a.log.Info("verdict", "verdict", r.Verdict, "summary", r.Summary, "report", r.ID)
+	level := slog.LevelInfo
+	switch r.Verdict {
+	case report.Degraded:
+		level = slog.LevelWarn
+	case report.Failure:
+		level = slog.LevelError
+	}
+	a.log.Log(ctx, level, "verdict", "verdict", r.Verdict, "summary", r.Summary, "report", r.ID)
 	l := sinks.Line{Verdict: r.Verdict, Report: r.ID, Message: r.Summary}
 	if len(r.Causes) > 0 {
 		c := r.Causes[0]

@@ -28,6 +28,7 @@ import (
 
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/agent/settings"
+	"github.com/lecafe/lecafe/internal/awsconf/instance"
 )
 
 // getObject is a function and not an interface: in a program that links
@@ -415,11 +416,11 @@ func status(err error) int {
 
 // Cause turns an error of Sync into a report's cause.
 func (c *Object) Cause(err error) report.Cause {
-	cause := report.Cause{Stage: report.StageConfig, File: c.s.Path, Message: "The config " + c.s.Source + " could not be put in place: " + report.Redact(err.Error()) + "."}
+	cause := report.Cause{Stage: report.StageConfig, File: c.s.Path, Message: "The config " + c.s.Source + " could not be put in place: " + report.Redact(instance.Plain(err)) + "."}
 	var ae smithy.APIError
 	if errors.As(err, &ae) {
-		// Request IDs are of no use to who reads this.
-		cause.Message = "The config " + c.s.Source + " could not be fetched: " + report.Redact(ae.ErrorCode()+": "+ae.ErrorMessage()) + "."
+		// What is wrapped around it is said by the code.
+		cause.Message = "The config " + c.s.Source + " could not be fetched: " + report.Redact(instance.Plain(ae)) + "."
 	}
 	switch {
 	case errors.Is(err, ErrRolledBack):

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lecafe/lecafe/agent/settings"
 	"github.com/lecafe/lecafe/agent/spool"
+	"github.com/lecafe/lecafe/internal/awsconf/instance"
 )
 
 // Paths and bounds of the service on an instance.
@@ -318,7 +319,7 @@ func (s *Service) resolve(ctx context.Context) (Target, bool) {
 		if s.problem != err.Error() {
 			s.Log.Warn("orders: taken, but not sent yet", "error", err)
 		}
-		s.problem = err.Error()
+		s.problem = instance.Plain(err)
 		s.mu.Unlock()
 		select {
 		case <-time.After(backoff(n)):

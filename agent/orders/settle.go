@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/lecafe/lecafe/internal/awsconf/instance"
 )
 
 // settle takes the outcome of one call.
@@ -128,7 +130,7 @@ func (l *loop) failed(kind string, err error, now time.Time) {
 		if s.Failing == "" {
 			s.FailingSince = now
 		}
-		s.Failing, s.LastError, s.LastErrorAt = kind, err.Error(), now
+		s.Failing, s.LastError, s.LastErrorAt = kind, instance.Plain(err), now
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
+
 	"github.com/lecafe/lecafe/agent/orders"
 	"github.com/lecafe/lecafe/agent/settings"
 	"github.com/lecafe/lecafe/internal/cli"
@@ -39,7 +40,7 @@ func ordersCommand() *cli.Command {
 			&cli.DurationFlag{Name: "drain", Usage: "how long a stop may go on sending (default: 20s, or the settings')"},
 		},
 		Action: func(c *cli.Context) error {
-			log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{ReplaceAttr: noTime}))
+			log := systemd.Log(c.App.ErrWriter)
 			in := &orders.Instance{Root: c.String("root"), NoIMDS: c.Bool("no-imds"), Override: settings.Settings{
 				AWS:    settings.AWS{Region: c.String("region"), EndpointURL: c.String("endpoint-url")},
 				Orders: settings.Orders{Queue: c.String("queue"), SealTo: c.String("seal-to"), MaxBytes: c.Int64("max-bytes"), Drain: c.Duration("drain")},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -31,7 +30,7 @@ func runCommand() *cli.Command {
 			&cli.StringFlag{Name: "console", Usage: "`DEVICE` to speak on", Value: "/dev/console", Hidden: true},
 		},
 		Action: func(c *cli.Context) error {
-			log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{ReplaceAttr: noTime}))
+			log := systemd.Log(c.App.ErrWriter)
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP)
 			defer signal.Stop(hup)
@@ -54,14 +53,6 @@ func runCommand() *cli.Command {
 			return a.Run(c.Context)
 		},
 	}
-}
-
-// noTime leaves the time to the journal.
-func noTime(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) == 0 && a.Key == slog.TimeKey {
-		return slog.Attr{}
-	}
-	return a
 }
 
 func statusText(s agent.State) string {
@@ -139,7 +130,10 @@ func printStatus(c *cli.Context, s agent.State) {
 		fmt.Fprintf(w, "stage     %-20s %-8s %s\n", st.Name, st.Status, took)
 	}
 	for _, o := range s.Config {
-		line := fmt.Sprintf("generation %d", o.Generation)
+		line := "not here yet"
+		if o.Generation > 0 {
+			line = fmt.Sprintf("generation %d", o.Generation)
+		}
 		if o.Files > 0 {
 			line += fmt.Sprintf(", %d files", o.Files)
 		}
