@@ -18,11 +18,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
+	"github.com/cespare/xxhash/v2"
+	"github.com/zeebo/xxh3"
 )
 
-// algorithms make the checksums that S3 may hold of an object. XXHash is not
-// among them: an object that has nothing else is taken unverified, and the
-// status says so.
+// algorithms make the checksums that S3 may hold of an object, as S3 writes
+// them: XXHash in its canonical byte order, big-endian. The SDK sends those and
+// does not compute them, https://github.com/aws/aws-sdk-go-v2/issues/3404.
 // https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
 var algorithms = map[string]func() hash.Hash{
 	"CRC32":     func() hash.Hash { return crc32.NewIEEE() },
@@ -32,6 +34,9 @@ var algorithms = map[string]func() hash.Hash{
 	"SHA1":      sha1.New,
 	"SHA256":    sha256.New,
 	"SHA512":    sha512.New,
+	"XXHASH64":  func() hash.Hash { return xxhash.New() },
+	"XXHASH3":   func() hash.Hash { return xxh3.New() },
+	"XXHASH128": func() hash.Hash { return xxh3.New128() },
 }
 
 // checksum is a checksum as S3 holds it. Of an object that was uploaded in
@@ -80,6 +85,7 @@ func held(out *s3.GetObjectOutput) []checksum {
 	}{
 		{"CRC64NVME", out.ChecksumCRC64NVME}, {"CRC32", out.ChecksumCRC32}, {"CRC32C", out.ChecksumCRC32C},
 		{"SHA1", out.ChecksumSHA1}, {"SHA256", out.ChecksumSHA256}, {"SHA512", out.ChecksumSHA512}, {"MD5", out.ChecksumMD5},
+		{"XXHASH64", out.ChecksumXXHASH64}, {"XXHASH3", out.ChecksumXXHASH3}, {"XXHASH128", out.ChecksumXXHASH128},
 	} {
 		if aws.ToString(c.value) != "" {
 			cs = append(cs, checksum{c.name, *c.value})

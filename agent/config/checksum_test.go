@@ -18,6 +18,7 @@ import (
 	"github.com/lecafe/lecafe/agent/config"
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/agent/settings"
+	"github.com/lecafe/lecafe/lab/cloud/cloudtest"
 )
 
 // damaged changes a bit on the way.
@@ -28,15 +29,14 @@ func damaged(out *s3.GetObjectOutput) {
 }
 
 func TestEveryChecksumOfS3IsVerified(t *testing.T) {
-	for _, alg := range types.ChecksumAlgorithmCrc32.Values() {
-		switch alg {
-		case types.ChecksumAlgorithmCrc32, types.ChecksumAlgorithmCrc32c, types.ChecksumAlgorithmCrc64nvme, types.ChecksumAlgorithmSha1, types.ChecksumAlgorithmSha256:
-		default:
-			continue // the fake has S3's first five
-		}
+	for _, alg := range types.ChecksumAlgorithm("").Values() {
 		t.Run(string(alg), func(t *testing.T) {
 			b := newBench(t)
-			if _, err := b.api.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String("assets"), Key: aws.String("app/config.txt"), Body: strings.NewReader("one"), ChecksumAlgorithm: alg}); err != nil {
+			in := &s3.PutObjectInput{Bucket: aws.String("assets"), Key: aws.String("app/config.txt"), Body: strings.NewReader("one")}
+			if cloudtest.Sum(in, alg, []byte("one")); *cloudtest.Checksum(in, alg) == nil {
+				in.ChecksumAlgorithm = alg
+			}
+			if _, err := b.api.PutObject(t.Context(), in); err != nil {
 				t.Fatal(err)
 			}
 			b.answer = damaged
@@ -82,6 +82,7 @@ func TestPinnedChecksum(t *testing.T) {
 		"not held, match":    {"SHA1:/gW83NxJKAEngaXxoqd8u1OY4QY=", nil},
 		"not held, mismatch": {"SHA1:AAAAAAAAAAAAAAAAAAAAAAAAAAA=", config.ErrInvalid},
 		"of parts":           {"SHA256:AAAA-2", config.ErrInvalid},
+		"XXHash, mismatch":   {"XXHASH128:AAAAAAAAAAAAAAAAAAAAAA==", config.ErrInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
@@ -92,6 +93,27 @@ func TestPinnedChecksum(t *testing.T) {
 				t.Errorf("%v, file %q", err, b.content())
 			}
 		})
+	}
+}
+
+// TestXXHashIsReadAsAWSWritesIt has the checksums that AWS publishes of its own
+// clients: of "Memento Mori" from the tests of its C++ SDK, of "hello world"
+// from aws-sdk-go-v2 issue 3404.
+func TestXXHashIsReadAsAWSWritesIt(t *testing.T) {
+	for pin, text := range map[string]string{
+		"XXHASH64:gpWjYMLp9XA=":              "Memento Mori",
+		"XXHASH64:RatnNLIeaWg=":              "hello world",
+		"XXHASH3:9RrF7krhuOI=":               "Memento Mori",
+		"xxhash128:AW5DBY+18wW7VuSsFyNFAg==": "Memento Mori",
+	} {
+		b := newBench(t)
+		b.put(text)
+		b.sync(b.object(func(o *settings.Object) { o.Checksum = pin }), true, nil)
+		b.put("another")
+		b.sync(b.object(func(o *settings.Object) { o.Checksum = pin }), true, config.ErrInvalid)
+		if b.content() != text {
+			t.Errorf("%s: %q", pin, b.content())
+		}
 	}
 }
 
@@ -148,77 +170,94 @@ func TestPinnedVersion(t *testing.T) {
 	}
 }
 
-// TestCompositeChecksums has S3 hold what it holds of an upload in parts: the
-// checksum of the parts' checksums. The fake holds none of those, so the test
-// answers for it.
-func TestCompositeChecksums(t *testing.T) {
+// TestUploadsInParts has the lab's S3 hold what it holds of real uploads in
+// parts: the checksum of the parts' checksums, or of the whole object.
+func TestUploadsInParts(t *testing.T) {
 	big := strings.Repeat("espresso", 5<<20/8)
-	upload := func(b *bench, parts ...string) string {
-		b.put(strings.Join(parts, ""))
-		h := sha256.New()
-		for _, p := range parts {
-			one := sha256.Sum256([]byte(p))
-			h.Write(one[:])
-		}
-		sum := fmt.Sprintf("%s-%d", base64.StdEncoding.EncodeToString(h.Sum(nil)), len(parts))
-		b.answer = func(out *s3.GetObjectOutput) {
-			out.ChecksumCRC32, out.ChecksumSHA256, out.ChecksumType = nil, &sum, types.ChecksumTypeComposite
-		}
-		return sum
-	}
-	for name, c := range map[string]struct {
+	large := func(o *settings.Object) { o.MaxBytes = 64 << 20 }
+	type shape struct {
 		parts []string
-		asked int // for parts
-	}{
+		asked int // for parts, of a composite checksum
+	}
+	shapes := map[string]shape{
 		"equal parts":   {[]string{big, big, "last"}, 1},
 		"unequal parts": {[]string{big + "x", big, "last"}, 3},
 		"one part":      {[]string{big}, 1},
-	} {
-		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
-			sum := upload(b, c.parts...)
-			asked := 0
-			b.part = func(n int) (*s3.GetObjectOutput, error) {
-				asked++
-				return &s3.GetObjectOutput{Body: io.NopCloser(strings.NewReader("")), ContentLength: aws.Int64(int64(len(c.parts[n-1])))}, nil
-			}
-			large := func(o *settings.Object) { o.MaxBytes = 64 << 20 }
-			honest := b.answer
-			b.answer = func(out *s3.GetObjectOutput) { honest(out); damaged(out) }
-			o := b.object(large)
-			b.sync(o, true, config.ErrInvalid)
-			b.answer, asked = honest, 0
-			b.sync(o, true, nil)
-			if got := o.Status().Checksum; !strings.HasPrefix(got, "SHA256 of ") || asked != c.asked || b.content() != strings.Join(c.parts, "") {
-				t.Errorf("verified %q with %d calls for parts, want %d", got, asked, c.asked)
-			}
-			b.sync(b.object(large, func(o *settings.Object) { o.Checksum = "SHA256:" + sum }), false, nil)
-			b.sync(b.object(large, func(o *settings.Object) { o.Checksum = "SHA256:AAAA-" + sum[len(sum)-1:] }), true, config.ErrInvalid)
-		})
 	}
-	t.Run("parts not told", func(t *testing.T) {
-		// A store that does not know part numbers: the status says
-		// that nothing was verified, and a pin on it is not met.
-		b := newBench(t)
-		sum := upload(b, big, "last")
-		b.part = func(int) (*s3.GetObjectOutput, error) { return nil, errors.New("not implemented") }
-		large := func(o *settings.Object) { o.MaxBytes = 64 << 20 }
-		o := b.object(large, func(o *settings.Object) { o.Checksum = "SHA256:" + sum })
-		b.sync(o, true, config.ErrInvalid)
-		o = b.object(large)
-		b.sync(o, true, nil)
-		if got := o.Status().Checksum; !strings.Contains(got, "not verified") {
-			t.Errorf("%q", got)
+	for _, alg := range types.ChecksumAlgorithm("").Values() {
+		kinds := []types.ChecksumType{types.ChecksumTypeComposite}
+		switch alg {
+		case types.ChecksumAlgorithmCrc32, types.ChecksumAlgorithmCrc32c:
+			kinds = append(kinds, types.ChecksumTypeFullObject)
+		case types.ChecksumAlgorithmCrc64nvme:
+			kinds = []types.ChecksumType{types.ChecksumTypeFullObject}
 		}
-	})
+		for _, kind := range kinds {
+			shapes := shapes
+			if alg != types.ChecksumAlgorithmSha256 && alg != types.ChecksumAlgorithmCrc32 {
+				shapes = map[string]shape{"two parts": {[]string{big, "last"}, 1}}
+			}
+			for name, c := range shapes {
+				t.Run(fmt.Sprintf("%s %s %s", alg, kind, name), func(t *testing.T) {
+					b := newBench(t)
+					var parts [][]byte
+					for _, p := range c.parts {
+						parts = append(parts, []byte(p))
+					}
+					up, err := cloudtest.Upload(t.Context(), b.api, "assets", "app/config.txt", alg, kind, parts...)
+					if err != nil {
+						t.Fatal(err)
+					}
+					sum := **cloudtest.Checksum(up, alg)
+					want, asked := string(alg), 0
+					if kind == types.ChecksumTypeComposite {
+						want, asked = fmt.Sprintf("%s of %d parts", alg, len(parts)), c.asked
+					}
+					o := b.object(large)
+					b.answer = damaged
+					b.sync(o, true, config.ErrInvalid)
+					b.answer, b.asked = nil, 0
+					b.sync(o, true, nil)
+					if got := o.Status().Checksum; got != want || b.asked != asked || b.content() != strings.Join(c.parts, "") {
+						t.Errorf("verified %q with %d calls for parts, want %q with %d", got, b.asked, want, asked)
+					}
+					b.sync(b.object(large, func(o *settings.Object) { o.Checksum = string(alg) + ":" + sum }), false, nil)
+					b.sync(b.object(large, func(o *settings.Object) { o.Checksum = string(alg) + ":AAAA" + sum[4:] }), true, config.ErrInvalid)
+				})
+			}
+		}
+	}
+}
+
+// TestPartsThatAreNotTold is of a store that does not know part numbers: the
+// status says that nothing was verified, and a pin on it is not met.
+func TestPartsThatAreNotTold(t *testing.T) {
+	b := newBench(t)
+	up, err := cloudtest.Upload(t.Context(), b.api, "assets", "app/config.txt", types.ChecksumAlgorithmSha256, "", make([]byte, 5<<20), []byte("last"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.part = func(int) (*s3.GetObjectOutput, error) { return nil, errors.New("not implemented") }
+	large := func(o *settings.Object) { o.MaxBytes = 64 << 20 }
+	o := b.object(large, func(o *settings.Object) { o.Checksum = "SHA256:" + *up.ChecksumSHA256 })
+	b.sync(o, true, config.ErrInvalid)
+	o = b.object(large)
+	b.sync(o, true, nil)
+	if got := o.Status().Checksum; !strings.Contains(got, "not verified") {
+		t.Errorf("%q", got)
+	}
 }
 
 // get is the bench's S3: the fake's, with what a test does to it.
 func (b *bench) get(ctx context.Context, in *s3.GetObjectInput, opts ...func(*s3.Options)) (*s3.GetObjectOutput, error) {
 	b.mu.Lock()
-	if in.PartNumber != nil && b.part != nil {
+	if in.PartNumber != nil {
 		defer b.mu.Unlock()
-		return b.part(int(*in.PartNumber))
+		b.asked++
+		if b.part != nil {
+			return b.part(int(*in.PartNumber))
+		}
+		return b.api.GetObject(ctx, in, opts...)
 	}
 	if b.onGet != nil {
 		b.onGet(*in.Key)

@@ -39,6 +39,7 @@ type bench struct {
 	onGet  func(key string)                         // before each
 	answer func(*s3.GetObjectOutput)                // changes the answer to each
 	part   func(n int) (*s3.GetObjectOutput, error) // answers for parts
+	asked  int                                      // for parts
 }
 
 func newBench(t *testing.T) *bench {

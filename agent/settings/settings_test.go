@@ -122,6 +122,29 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// TestChecksums are the forms of a pin, of every algorithm that S3 has.
+func TestChecksums(t *testing.T) {
+	decode := func(sum string) error {
+		_, err := settings.Decode(settings.Source{Name: "s.yaml", Data: []byte("config: [{source: s3://bucket/k, path: /x, checksum: \"" + sum + "\"}]")})
+		return err
+	}
+	for _, alg := range []string{"CRC32", "CRC32C", "CRC64NVME", "MD5", "SHA1", "SHA256", "SHA512", "XXHASH3", "XXHASH64", "XXHASH128", "xxhash3"} {
+		for _, sum := range []string{"gpWjYMLp9XA=", "gpWjYMLp9XA=-3"} {
+			if err := decode(alg + ":" + sum); err != nil {
+				t.Errorf("%s: %v", alg, err)
+			}
+		}
+		for _, sum := range []string{"", "gpWjYMLp9XA=-", "gp WjYMLp9XA=", "-2"} {
+			if decode(alg+":"+sum) == nil {
+				t.Errorf("%s:%s is taken", alg, sum)
+			}
+		}
+	}
+	if decode("XXHASH32:gpWjYA==") == nil {
+		t.Error("an algorithm that S3 does not have is taken")
+	}
+}
+
 func TestAllProblemsAtOnceEachInItsFile(t *testing.T) {
 	_, err := settings.Decode(
 		settings.Source{Name: "a.yaml", Data: []byte("orders: {queue: a b}\nx: 1\n")},

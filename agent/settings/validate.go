@@ -35,7 +35,7 @@ var (
 	bucketForm   = lazyregexp.New(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
 	regionForm   = lazyregexp.New(`^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$`)
 	roleForm     = lazyregexp.New(`^A[A-Z0-9]{3,127}$`)
-	checksumForm = lazyregexp.New(`^(?i:CRC32|CRC32C|CRC64NVME|MD5|SHA1|SHA256|SHA512):[A-Za-z0-9+/]{2,}={0,2}(-[0-9]{1,5})?$`)
+	checksumForm = lazyregexp.New(`^(?i:CRC32|CRC32C|CRC64NVME|MD5|SHA1|SHA256|SHA512|XXHASH3|XXHASH64|XXHASH128):[A-Za-z0-9+/]{2,}={0,2}(-[0-9]{1,5})?$`)
 	sha256Form   = lazyregexp.New(`^[0-9a-f]{64}$`)
 	unitForm     = lazyregexp.New(`^[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|target|mount|timer|path|swap|slice|scope|device|automount)$`)
 	queueForm    = lazyregexp.New(`^[A-Za-z0-9_-]{1,80}$|^[A-Za-z0-9_-]{1,75}\.fifo$`)
