@@ -26,7 +26,9 @@ setup: ## packages that the lab and the checks need
 	scripts/setup
 
 .PHONY: demo
-demo: setup build ## bake, boot, report and watch on the local lab
+demo: setup ## bake, boot, report and watch on the local lab
+	scripts/demo ready
+	$(MAKE) build
 	scripts/demo
 
 .PHONY: test
