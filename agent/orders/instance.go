@@ -107,7 +107,7 @@ func (i *Instance) Resolve(ctx context.Context) (Target, error) {
 		region = doc.Region
 	}
 	if region == "" {
-		return Target{}, errors.New("no AWS region: set aws.region in " + settings.Path)
+		return Target{}, errors.New("no AWS region: set aws.region in " + settings.Path + ", or give --region")
 	}
 	o := instance.Options{Region: region, Endpoint: s.AWS.EndpointURL, CABundle: s.AWS.CABundle, Proxy: s.AWS.Proxy}
 	var cfg aws.Config

@@ -25,6 +25,9 @@ func installCommand() *cli.Command {
 			if c.Bool("now") && root != "/" {
 				return exitcode.With(exitcode.BadRequest, fmt.Errorf("--now starts units of this system and cannot stand beside --root %s", root))
 			}
+			if _, err := os.Stat(root); err != nil {
+				return exitcode.With(exitcode.BadRequest, fmt.Errorf("--root: %w", err))
+			}
 			self, err := os.Executable()
 			if err != nil {
 				return fmt.Errorf("find this program: %w", err)

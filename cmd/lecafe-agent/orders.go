@@ -45,6 +45,12 @@ func ordersCommand() *cli.Command {
 				AWS:    settings.AWS{Region: c.String("region"), EndpointURL: c.String("endpoint-url")},
 				Orders: settings.Orders{Queue: c.String("queue"), SealTo: c.String("seal-to"), MaxBytes: c.Int64("max-bytes"), Drain: c.Duration("drain")},
 			}}
+			if err := checkFlags(in.Override); err != nil {
+				return err
+			}
+			if n := c.Int("concurrency"); n < 1 {
+				return exitcode.With(exitcode.BadRequest, fmt.Errorf("--concurrency %d: want at least 1", n))
+			}
 			listeners, err := listen(c.String("listen"))
 			if err != nil {
 				return exitcode.With(exitcode.NotReady, err)
@@ -75,6 +81,17 @@ func ordersCommand() *cli.Command {
 			return s.Run(c.Context)
 		},
 	}
+}
+
+// checkFlags holds flags to what the same settings are held to in a file. Those
+// of a file are passed over where they are wrong, because a boot must go on; a
+// command line has somebody before it.
+func checkFlags(s settings.Settings) error {
+	problems := settings.Validate(s)
+	for n := range problems {
+		problems[n].File = "command line"
+	}
+	return exitcode.With(exitcode.BadRequest, problems.Err())
 }
 
 func logNotify(log *slog.Logger, err error) {

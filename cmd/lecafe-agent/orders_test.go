@@ -161,3 +161,43 @@ func TestWrongSendsSayWhatToDo(t *testing.T) {
 		}
 	}
 }
+
+// A command line that is wrong is refused before anything is opened, made or
+// installed: an argument behind install must not change this very machine.
+func TestWrongCommandLinesChangeNothing(t *testing.T) {
+	dir := t.TempDir()
+	state := filepath.Join(dir, "state")
+	orders := []string{"orders", "--no-imds", "--state-dir", state, "--listen", filepath.Join(dir, "o.sock")}
+	root := filepath.Join(dir, "root")
+	if err := os.MkdirAll(filepath.Join(root, "usr"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{append(orders, "--queue", "my queue"), "command line: orders.queue: is no queue name"},
+		{append(orders, "--seal-to", "bucket"), "orders.seal_to"},
+		{append(orders, "--max-bytes", "-1"), "orders.max_bytes: is too small"},
+		{append(orders, "--drain", "1h"), "orders.drain: is out of bounds"},
+		{append(orders, "--region", "here"), "aws.region"},
+		{append(orders, "--endpoint-url", "localhost"), "aws.endpoint_url"},
+		{append(orders, "--concurrency", "0"), "--concurrency 0: want at least 1"},
+		{append(orders, "more"), `unexpected argument "more"; see lecafe-agent orders --help`},
+		{[]string{"install", "--root", root, "more"}, `unexpected argument "more"`},
+		{[]string{"install", "--root", filepath.Join(dir, "nowhere")}, "no such file"},
+		{[]string{"install", "--root", root, "--now"}, "cannot stand beside --root"},
+		{[]string{"spool", "ls", "--state-dir", state}, "no spool in"},
+		{[]string{"run", "--root", root, "more"}, `unexpected argument "more"`},
+		{[]string{"status", "more"}, `unexpected argument "more"`},
+	} {
+		if code, out, stderr := command("", c.args...); code != 2 || out != "" || !strings.Contains(stderr, c.want) {
+			t.Errorf("%q: exit code %d, %q, %q; want 2 and %q", c.args, code, out, stderr, c.want)
+		}
+	}
+	for _, path := range []string{state, filepath.Join(dir, "o.sock"), filepath.Join(root, "usr/bin"), filepath.Join(root, "etc")} {
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%s was made (%v)", path, err)
+		}
+	}
+}

@@ -34,7 +34,7 @@ func spoolCommand() *cli.Command {
 			{Name: "replay", Usage: "send what is there to the queue", Flags: []cli.Flag{
 				dir, parked,
 				&cli.StringFlag{Name: "queue", Usage: "`NAME` or URL of the queue (default: from the settings)"},
-				&cli.StringFlag{Name: "region", Usage: "AWS `REGION`"},
+				&cli.StringFlag{Name: "region", Usage: "AWS `REGION` (default: $AWS_REGION, the settings', the instance's)", EnvVars: []string{"AWS_REGION"}},
 				&cli.StringFlag{Name: "endpoint-url", Usage: "base `URL` of LocalStack, moto or the lab"},
 				&cli.BoolFlag{Name: "no-imds", Usage: "ask no instance metadata; keys come from the environment"},
 				&cli.DurationFlag{Name: "timeout", Usage: "how long to try", Value: 10 * time.Minute},
@@ -215,6 +215,9 @@ func spoolReplay(c *cli.Context) error {
 		AWS:    settings.AWS{Region: c.String("region"), EndpointURL: c.String("endpoint-url")},
 		Orders: settings.Orders{Queue: c.String("queue")},
 	}}
+	if err := checkFlags(in.Override); err != nil {
+		return err
+	}
 	target, err := in.Resolve(ctx)
 	if err != nil {
 		return exitcode.With(exitcode.NotReady, err)

@@ -72,9 +72,6 @@ func (e exemption) covers(f audit.Finding, now time.Time) bool {
 }
 
 func runAudit(c *cli.Context) error {
-	if c.Args().Present() {
-		return badRequest("unexpected argument %q; see lecafe audit --help", c.Args().First())
-	}
 	format := c.String("format")
 	if !slices.Contains([]string{"text", "json", "sarif"}, format) {
 		return badRequest("--format %q: text, json or sarif", format)

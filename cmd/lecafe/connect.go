@@ -28,7 +28,7 @@ func connectCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "connect",
 		Usage:     "a shell on an instance by Session Manager: no port, no key",
-		UsageText: "lecafe connect INSTANCE",
+		ArgsUsage: "INSTANCE",
 		Description: "Runs aws ssm start-session, for which the AWS CLI and its session-manager-plugin must be\n" +
 			"installed; where they are not, prints the command and exits 3. An instance that Session\n" +
 			"Manager cannot reach is exit 1, with the reason.",

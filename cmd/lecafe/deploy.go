@@ -60,9 +60,6 @@ func deployCommand() *cli.Command {
 }
 
 func deploy(c *cli.Context) error {
-	if c.Args().Present() {
-		return badRequest("unexpected argument %q; see lecafe deploy --help", c.Args().First())
-	}
 	if len(c.StringSlice("asg")) != 1 {
 		return badRequest("want one group: --asg NAME")
 	}

@@ -34,9 +34,6 @@ func labCommand() *cli.Command {
 				Name: "up", Usage: "run a lab in the foreground and print the environment to export", Flags: labFlags(),
 				Description: "Ctrl-C ends the lab, its instances and all it made on this host.",
 				Action: func(c *cli.Context) error {
-					if c.Args().Present() {
-						return badRequest("unexpected argument %q; see lecafe lab up --help", c.Args().First())
-					}
 					return withLab(c, func(ctx context.Context, l *lab.Lab) error {
 						for _, name := range lab.Unset() {
 							fmt.Fprintln(c.App.Writer, "unset "+name)

@@ -36,9 +36,6 @@ func labIMDSCommand() *cli.Command {
 }
 
 func serveIMDS(c *cli.Context) error {
-	if c.Args().Present() {
-		return badRequest("unexpected argument %q; see lecafe lab imds --help", c.Args().First())
-	}
 	i := imds.Instance{InstanceID: c.String("instance-id"), Region: c.String("instance-region"), Role: c.String("role"), Tags: map[string]string{}}
 	if file := c.String("user-data"); file != "" {
 		b, err := os.ReadFile(file)

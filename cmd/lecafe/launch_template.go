@@ -43,11 +43,12 @@ func launchTemplateCommand() *cli.Command {
 			},
 			Action: publishLaunchTemplate,
 		}, {
-			Name:      "diff",
-			Usage:     "show what differs between two versions",
-			UsageText: "lecafe launch-template diff [--json] NAME A B  (A and B: numbers, $Default or $Latest)",
-			Flags:     []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "print one JSON object"}},
-			Action:    diffLaunchTemplate,
+			Name:        "diff",
+			Usage:       "show what differs between two versions",
+			ArgsUsage:   "NAME A B",
+			Description: "A and B are version numbers, $Default or $Latest. Exit 0: the same. 1: they differ.",
+			Flags:       []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "print one JSON object"}},
+			Action:      diffLaunchTemplate,
 		}},
 	}
 }

@@ -30,35 +30,17 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 
 	app := newApp()
 	app.Reader, app.Writer, app.ErrWriter = stdin, stdout, stderr
-	acted := false
-	marking(app.Commands, &acted)
-	err := app.RunContext(ctx, args)
-	if !acted && exitcode.Of(err) == exitcode.Failed {
-		// What keeps a command from beginning is its command line: a required
-		// flag that is missing has an error of its own in the cli package.
-		err = exitcode.With(exitcode.BadRequest, err)
-	}
+	err := app.RunContext(ctx, flagsFirst(app, args))
 	if err != nil && err.Error() != "" {
 		fmt.Fprintf(stderr, "lecafe: %v\n", err)
 	}
 	return exitcode.Of(err)
 }
 
-// marking has every command say that it has begun.
-func marking(commands []*cli.Command, acted *bool) {
-	for _, c := range commands {
-		if action := c.Action; action != nil {
-			c.Action = func(c *cli.Context) error {
-				*acted = true
-				return action(c)
-			}
-		}
-		marking(c.Subcommands, acted)
-	}
-}
-
 func newApp() *cli.App {
-	return &cli.App{
+	commands := commands()
+	commandLine("lecafe", commands)
+	app := &cli.App{
 		Name:                 "lecafe",
 		Usage:                "bake AMIs, and know that every instance came up",
 		Version:              version.String(),
@@ -71,19 +53,17 @@ func newApp() *cli.App {
 			&cli.StringFlag{Name: "region", Usage: "AWS `REGION`", EnvVars: []string{"AWS_REGION", "AWS_DEFAULT_REGION"}},
 			&cli.StringFlag{Name: "endpoint-url", Usage: "base `URL` of LocalStack, moto or the lab", EnvVars: []string{"AWS_ENDPOINT_URL"}},
 		},
-		Commands:       commands(),
+		Commands:       commands,
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides
-		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
-			return exitcode.With(exitcode.BadRequest, err)
-		},
-		CommandNotFound: nil,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return badRequest("no command %q; see lecafe --help", c.Args().First())
+				return unknownCommand("lecafe", c.Args().First(), commands)
 			}
 			return cli.ShowAppHelp(c)
 		},
 	}
+	app.OnUsageError = usageError("lecafe", &cli.Command{Flags: app.Flags})
+	return app
 }
 
 // badRequest is an error with exit code 2: flags or input are wrong.

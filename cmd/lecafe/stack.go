@@ -78,9 +78,6 @@ func stackCommand() *cli.Command {
 
 // newStack is the stack of the flags; its progress goes to stderr.
 func newStack(c *cli.Context) (*stack.Stack, error) {
-	if c.Args().Present() {
-		return nil, badRequest("unexpected argument %q; see lecafe stack %s --help", c.Args().First(), c.Command.Name)
-	}
 	s := &stack.Stack{Name: c.String("name"), Interval: c.Duration("interval"), Tell: func(line string) { fmt.Fprintln(c.App.ErrWriter, line) }}
 	if err := s.Check(); err != nil {
 		return nil, stackError(err)

@@ -47,9 +47,6 @@ func userdataRenderCommand() *cli.Command {
 }
 
 func userdataRender(c *cli.Context) error {
-	if c.Args().Present() {
-		return badRequest("unexpected argument %q; see lecafe userdata render --help", c.Args().First())
-	}
 	s, err := readSettings(c.StringSlice("settings"), c.StringSlice("set"))
 	if err != nil {
 		return exitcode.With(exitcode.BadRequest, err)

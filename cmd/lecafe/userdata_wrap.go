@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -32,10 +34,10 @@ func userdataWrapCommand() *cli.Command {
 			"agent too. The agent's programs are put under --agent-to; instances need s3:GetObject there.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "agent-to", Usage: "put the agent's programs under `s3://BUCKET/PREFIX`", Required: true},
-			&cli.StringSliceFlag{Name: "agent", Usage: "the agent for an architecture, as amd64=FILE; default: those beside lecafe (`ARCH=FILE`)"},
+			&cli.StringSliceFlag{Name: "agent", Usage: "the agent for an architecture, `ARCH=FILE` as amd64=FILE (default: lecafe-agent-linux-amd64, -arm64 and lecafe-agent beside lecafe)"},
 			&cli.BoolFlag{Name: "no-upload", Usage: "the programs are there already"},
 			&cli.StringSliceFlag{Name: "settings", Usage: "agent settings `FILE`; later ones win"},
-			&cli.StringSliceFlag{Name: "set", Usage: "one setting, as report.s3.bucket=NAME (`PATH=VALUE`)"},
+			&cli.StringSliceFlag{Name: "set", Usage: "one setting, `PATH=VALUE` as report.s3.bucket=NAME; over --settings"},
 			&cli.StringSliceFlag{Name: "ignore", Usage: "leave out a `RULE` of lecafe userdata lint"},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write to `FILE` instead of stdout"},
 		},
@@ -184,16 +186,26 @@ func putObject(ctx context.Context, cfg aws.Config, bucket, key string, body []b
 }
 
 // agentPrograms finds the agent's programs by machine name: those given as
-// ARCH=FILE, else those beside this program.
+// ARCH=FILE, else those beside this program, lecafe-agent-linux-ARCH, or
+// lecafe-agent for what it is for.
 func agentPrograms(given []string) (map[string]string, error) {
-	machines := map[string]string{"amd64": "x86_64", "arm64": "aarch64", "x86_64": "x86_64", "aarch64": "aarch64"}
+	machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "x86_64": elf.EM_X86_64, "aarch64": elf.EM_AARCH64}
+	names := map[elf.Machine]string{elf.EM_X86_64: "x86_64", elf.EM_AARCH64: "aarch64"}
 	out := make(map[string]string)
 	for _, g := range given {
 		arch, file, ok := strings.Cut(g, "=")
-		if !ok || machines[arch] == "" || file == "" {
+		want, known := machines[arch]
+		if !ok || !known || file == "" {
 			return nil, badRequest("--agent %q: write amd64=FILE or arm64=FILE", g)
 		}
-		out[machines[arch]] = file
+		is, err := machineOf(file)
+		if err != nil {
+			return nil, badRequest("--agent %s: %w", g, err)
+		}
+		if is != want {
+			return nil, badRequest("--agent %s: the program is for %s", g, is)
+		}
+		out[names[want]] = file
 	}
 	if len(out) > 0 {
 		return out, nil
@@ -202,16 +214,33 @@ func agentPrograms(given []string) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find programs: %w", err)
 	}
-	for _, arch := range []string{"amd64", "arm64"} {
-		file := filepath.Join(filepath.Dir(self), "lecafe-agent-linux-"+arch)
-		if _, err := os.Stat(file); err == nil {
-			out[machines[arch]] = file
-		} else if !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("find programs: %w", err)
+	for _, name := range []string{"lecafe-agent-linux-amd64", "lecafe-agent-linux-arm64", "lecafe-agent"} {
+		file := filepath.Join(filepath.Dir(self), name)
+		is, err := machineOf(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, exitcode.With(exitcode.NotReady, fmt.Errorf("%w; name another with --agent", err))
+		}
+		if machine := names[is]; machine != "" && out[machine] == "" {
+			out[machine] = file
 		}
 	}
 	if len(out) == 0 {
-		return nil, exitcode.With(exitcode.NotReady, fmt.Errorf("there is no lecafe-agent-linux-amd64 or -arm64 beside %s; build it (make build) or name it with --agent", self))
+		return nil, exitcode.With(exitcode.NotReady, fmt.Errorf("there is no lecafe-agent beside %s; build it (make build) or name it with --agent amd64=FILE", self))
 	}
 	return out, nil
+}
+
+// machineOf is what a Linux program runs on.
+func machineOf(file string) (elf.Machine, error) {
+	f, err := elf.Open(file)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return 0, err
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s is no Linux program: %w", file, err)
+	}
+	return f.Machine, f.Close()
 }

@@ -139,9 +139,6 @@ func newWatcher(c *cli.Context) (*fleet.Watcher, fleet.Where, error) {
 }
 
 func watch(c *cli.Context) error {
-	if c.Args().Present() {
-		return badRequest("unexpected argument %q; see lecafe watch --help", c.Args().First())
-	}
 	if c.Bool("once") && c.Bool("wait") {
 		return badRequest("--once and --wait exclude each other")
 	}

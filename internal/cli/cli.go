@@ -33,7 +33,7 @@ type App struct {
 }
 
 // Command is one of a program's commands. With Subcommands it does nothing by
-// itself.
+// itself; without ArgsUsage it refuses arguments.
 type Command struct {
 	Name, Usage, ArgsUsage, Description string
 	Flags                               []Flag
@@ -267,6 +267,9 @@ func (a *App) run(ctx context.Context, path string, cmd *Command, args []string)
 	}
 	if cmd.Action == nil {
 		return a.help(path, cmd)
+	}
+	if path != a.Name && cmd.ArgsUsage == "" && c.Args().Present() {
+		return a.usage(c, fmt.Errorf("unexpected argument %q; see %s --help", c.Args().First(), path), true)
 	}
 	return cmd.Action(c)
 }

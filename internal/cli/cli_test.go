@@ -62,7 +62,7 @@ func TestEnvironment(t *testing.T) {
 }
 
 func TestUsageErrors(t *testing.T) {
-	for _, args := range []string{"prog go --nope", "prog go --count x", "prog box nothing", "prog go --wait soon", "prog nothing"} {
+	for _, args := range []string{"prog go --nope", "prog go --count x", "prog box nothing", "prog go --wait soon", "prog nothing", "prog box open more", "prog hidden more"} {
 		err := app(&bytes.Buffer{}, func(*cli.Context) error { t.Errorf("%s ran", args); return nil }).RunContext(t.Context(), strings.Fields(args))
 		if !errors.Is(err, errUsage) {
 			t.Errorf("%s: %v", args, err)
