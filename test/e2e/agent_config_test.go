@@ -1,21 +1,18 @@
 package e2e
 
 import (
-	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	s3api "github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/lecafe/lecafe/agent/report"
-	"github.com/lecafe/lecafe/lab/cloud/ec2"
-	"github.com/lecafe/lecafe/lab/cloud/wire"
 	"github.com/lecafe/lecafe/lab/imds"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // asked lists what was asked of one instance's metadata service, by session:
@@ -54,11 +51,7 @@ func TestConfigDirectoryOnARealInstance(t *testing.T) {
 	b := newAgentBench(t, "debian-13", "bootstrap: {deadline: 120s}")
 	b.put("conf.d/main", "good 1\n")
 	b.put("conf.d/sub/part", "1\n")
-	b.seq++
-	id := fmt.Sprintf("i-%017x", b.seq)
-	i := imds.Instance{
-		InstanceID: id, ImageID: "ami-agent", Role: "app",
-		UserData: []byte(payload(`set -e
+	i := b.instance("ami-agent", payload(`set -e
 useradd -r app
 cat > /etc/systemd/system/app.service <<'UNIT'
 [Service]
@@ -71,14 +64,9 @@ systemctl start --no-block app.service
 `, `config:
   - {source: s3://assets/conf.d/, path: /opt/app/conf.d, mode: "0644", validate: [/bin/grep, -q, good, "{}/main"], reload_unit: app.service}
 bootstrap: {ready: {units: [app.service]}}
-`)),
-		Credentials: func(d time.Duration) wire.Credentials { return b.cloud.Vault.Vend("app", id, d) },
-		MAC:         fmt.Sprintf("02:00:00:00:00:%02x", b.seq), PrivateIP: fmt.Sprintf("10.0.0.%d", 10+b.seq),
-	}
+`))
 	calls := &asked{next: imds.New(i), by: map[string][]string{}}
-	if err := b.d.Launch(t.Context(), ec2.Machine{InstanceID: id, ImageID: "ami-agent", MAC: i.MAC, PrivateIP: i.PrivateIP, Gateway: "10.0.0.1", IMDS: calls, Ports: b.ports}); err != nil {
-		t.Fatal(err)
-	}
+	id := b.start(i, calls)
 	r := b.reportOf(id, "bootstrap report", func(r *report.Report) bool { return r.Kind == report.KindBootstrap })
 	if r.Verdict != report.Success {
 		t.Fatalf("%s: %+v", r.Summary, r.Causes)
@@ -90,7 +78,7 @@ bootstrap: {ready: {units: [app.service]}}
 		t.Logf("%d calls to IMDS before the first report: PUT /latest/api/token, %v", len(got)+1, got)
 	}
 	var rss string
-	eventually(t, "agent with no more than 20 MiB", func() bool {
+	boots.Eventually(t, "agent with no more than 20 MiB", func() bool {
 		rss = strings.Join(strings.Fields(b.sh(id, "grep -h ^Rss /proc/$(systemctl show -P MainPID lecafe-agent)/status; grep -h VmRSS /proc/$(systemctl show -P MainPID lecafe-agent)/status")), " ")
 		words := strings.Fields(rss)
 		kib, err := strconv.Atoi(words[len(words)-2])

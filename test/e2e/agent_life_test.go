@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 
@@ -12,11 +11,12 @@ import (
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/agent/settings"
 	"github.com/lecafe/lecafe/lab/imds"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // s3 is the operator's client.
 func (b *agentBench) s3() *s3api.Client {
-	return s3api.NewFromConfig(b.cloud.Config(), func(o *s3api.Options) { o.UsePathStyle = true })
+	return boots.S3(b.cloud.Config())
 }
 
 func (b *agentBench) put(key, text string) {
@@ -31,32 +31,20 @@ func (b *agentBench) reportOf(id, what string, match func(*report.Report) bool) 
 	b.t.Helper()
 	var found *report.Report
 	seen := map[string]bool{}
-	eventually(b.t, what, func() bool {
+	boots.Eventually(b.t, what, func() bool {
 		for _, k := range b.cloud.S3.Objects("reports", "") {
 			if !strings.Contains(k, ":"+id+"/") || !strings.HasSuffix(k, ".json") || seen[k] {
 				continue
 			}
 			seen[k] = true
-			out, err := b.s3().GetObject(b.t.Context(), &s3api.GetObjectInput{Bucket: aws.String("reports"), Key: &k})
-			if err != nil {
-				b.t.Fatal(err)
-			}
-			doc, err := io.ReadAll(out.Body)
-			if err != nil {
-				b.t.Fatal(err)
-			}
-			r, err := report.Decode(doc)
-			if err != nil {
-				b.t.Fatal(err)
-			}
-			if match(r) {
+			if r := boots.ReadReport(b.t, b.cloud.Config(), "reports", k); match(r) {
 				found = r
 				return true
 			}
 		}
 		return false
 	}, func() string {
-		return strings.Join(b.cloud.S3.Objects("reports", ""), "\n") + b.shAny(id, "cat /run/lecafe/status.json; journalctl -b --no-pager -t lecafe-agent | tail -20")
+		return b.console(id) + "\n" + strings.Join(b.cloud.S3.Objects("reports", ""), "\n") + b.trouble(id)
 	})
 	return found
 }
@@ -64,7 +52,7 @@ func (b *agentBench) reportOf(id, what string, match func(*report.Report) bool) 
 // told waits for a line on an instance's console that has all of words.
 func (b *agentBench) told(id string, words ...string) {
 	b.t.Helper()
-	eventually(b.t, strings.Join(words, ", ")+" on the console", func() bool {
+	boots.Eventually(b.t, strings.Join(words, ", ")+" on the console", func() bool {
 		out, err := b.d.Console(id)
 		if err != nil {
 			return false
@@ -80,8 +68,13 @@ func (b *agentBench) told(id string, words ...string) {
 		}
 		return false
 	}, func() string {
-		return b.shAny(id, "cat /run/lecafe/status.json; journalctl -b --no-pager -t lecafe-agent | tail -20")
+		return b.trouble(id)
 	})
+}
+
+// trouble is what an instance knows of its agent.
+func (b *agentBench) trouble(id string) string {
+	return b.shAny(id, "cat /run/lecafe/status.json; systemctl status lecafe-agent --no-pager; journalctl -b --no-pager -t lecafe-agent | tail -40")
 }
 
 func payload(script, agent string) string {
@@ -162,7 +155,7 @@ bootstrap: {ready: {units: [app.service]}}
 // TestAgentInTrouble breaks the instance around the agent, not its user data.
 func TestAgentInTrouble(t *testing.T) {
 	t.Parallel()
-	requireBoot(t)
+	boots.Require(t)
 	all := newAgentBench(t, "debian-12", "bootstrap: {deadline: 60s}")
 	bench := func(t *testing.T) *agentBench {
 		b := *all

@@ -2,33 +2,25 @@ package e2e
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	s3api "github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/lab/cloud"
 	"github.com/lecafe/lecafe/lab/cloud/cloudtest"
-	"github.com/lecafe/lecafe/lab/cloud/ec2"
 	"github.com/lecafe/lecafe/lab/cloud/wire"
 	"github.com/lecafe/lecafe/lab/imds"
 	"github.com/lecafe/lecafe/lab/machine"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // agentBench boots instances of an image that has the agent.
 type agentBench struct {
 	*bench
 	cloud *cloudtest.Cloud
-	ports []int
 }
 
 const rolePolicy = `{"Version":"2012-10-17","Statement":[
@@ -36,28 +28,30 @@ const rolePolicy = `{"Version":"2012-10-17","Statement":[
 	{"Effect":"Allow","Action":["s3:GetObject","s3:ListBucket"],"Resource":["arn:aws:s3:::assets","arn:aws:s3:::assets/*"]},
 	{"Effect":"Allow","Action":["sqs:GetQueueUrl","sqs:SendMessage"],"Resource":"*"}]}`
 
+// newCloudBench has a cloud for instances whose role is app, with buckets for
+// reports and assets.
+func newCloudBench(t *testing.T, release string) *agentBench {
+	t.Helper()
+	b := &agentBench{bench: newBench(t, release, machine.Options{}), cloud: cloudtest.New(t, cloud.Options{})}
+	b.ports = []int{b.cloud.Port}
+	b.cloud.S3.CreateBucket("reports", "us-east-1")
+	b.cloud.S3.CreateBucket("assets", "us-east-1")
+	if err := b.cloud.PutRolePolicy("app", "all", rolePolicy); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // newAgentBench makes the image ami-agent: the base image with the agent
 // installed as its own command does it, cleaned as far as these tests need.
 func newAgentBench(t *testing.T, release, settings string) *agentBench {
 	t.Helper()
-	requireBoot(t)
-	bin := filepath.Join(t.TempDir(), "lecafe-agent")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "github.com/lecafe/lecafe/cmd/lecafe-agent")
-	build.Env = append(build.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	files := httptest.NewServer(http.FileServer(http.Dir(filepath.Dir(bin))))
+	b := newCloudBench(t, release)
+	files := httptest.NewServer(http.FileServer(http.Dir(boots.Programs(t))))
 	t.Cleanup(files.Close)
-	b := &agentBench{bench: newBench(t, release, machine.Options{}), cloud: cloudtest.New(t, cloud.Options{})}
 	port := files.Listener.Addr().(*net.TCPAddr).Port
-	b.ports = []int{b.cloud.Port, port}
-	b.cloud.S3.CreateBucket("reports", "us-east-1")
-	b.cloud.S3.CreateBucket("assets", "us-east-1")
+	b.ports = append(b.ports, port)
 	b.cloud.SQS.CreateQueue("boots", nil)
-	if err := b.cloud.PutRolePolicy("app", "all", rolePolicy); err != nil {
-		t.Fatal(err)
-	}
 	id := b.boot("ami-base", "#!/bin/sh\n")
 	b.settled(id)
 	b.sh(id, fmt.Sprintf(`set -e
@@ -86,54 +80,25 @@ sync`, port, b.cloud.URL, settings))
 	return b
 }
 
-func (b *agentBench) boot(image, userData string, change ...func(*imds.Instance)) string {
-	b.t.Helper()
-	b.seq++
-	id := fmt.Sprintf("i-%017x", b.seq)
-	i := imds.Instance{
-		InstanceID: id, ImageID: image, UserData: []byte(userData), Role: "app",
-		Credentials: func(d time.Duration) wire.Credentials { return b.cloud.Vault.Vend("app", id, d) },
-		MAC:         fmt.Sprintf("02:00:00:00:00:%02x", b.seq), PrivateIP: fmt.Sprintf("10.0.0.%d", 10+b.seq),
+// instance has the role app.
+func (b *agentBench) instance(image, userData string, change ...func(*imds.Instance)) imds.Instance {
+	role := func(i *imds.Instance) {
+		id := i.InstanceID
+		i.Role, i.Credentials = "app", func(d time.Duration) wire.Credentials { return b.cloud.Vault.Vend("app", id, d) }
 	}
-	for _, f := range change {
-		f(&i)
-	}
-	m := ec2.Machine{InstanceID: id, ImageID: image, MAC: i.MAC, PrivateIP: i.PrivateIP, Gateway: "10.0.0.1", IMDS: imds.New(i), Ports: b.ports}
-	if err := b.d.Launch(b.t.Context(), m); err != nil {
-		b.t.Fatal(err)
-	}
-	return id
+	return b.bench.instance(image, userData, append([]func(*imds.Instance){role}, change...)...)
 }
 
-// report waits for an instance's report.
+func (b *agentBench) boot(image, userData string, change ...func(*imds.Instance)) string {
+	b.t.Helper()
+	i := b.instance(image, userData, change...)
+	return b.start(i, imds.New(i))
+}
+
+// report waits for an instance's first report.
 func (b *agentBench) report(id string) *report.Report {
 	b.t.Helper()
-	var key string
-	eventually(b.t, "report of "+id, func() bool {
-		for _, k := range b.cloud.S3.Objects("reports", "") {
-			if strings.Contains(k, ":"+id+"/") && strings.HasSuffix(k, ".json") {
-				key = k
-				return true
-			}
-		}
-		return false
-	}, func() string {
-		console, _ := b.d.Console(id)
-		return string(console[max(0, len(console)-6000):]) + "\n" + b.shAny(id, "journalctl -b -u lecafe-agent --no-pager | tail -40; systemctl status lecafe-agent --no-pager; cat /run/lecafe/status.json")
-	})
-	out, err := s3api.NewFromConfig(b.cloud.Config(), func(o *s3api.Options) { o.UsePathStyle = true }).GetObject(b.t.Context(), &s3api.GetObjectInput{Bucket: aws.String("reports"), Key: &key})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	doc, err := io.ReadAll(out.Body)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	r, err := report.Decode(doc)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	return r
+	return b.reportOf(id, "report of "+id, func(*report.Report) bool { return true })
 }
 
 // TestAgentJudges boots one instance for each of the ways to fail that

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
@@ -10,29 +9,9 @@ import (
 	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lecafe/lecafe/lab"
+	"github.com/lecafe/lecafe/test/boots"
 )
-
-// merged mounts an image's layers and returns the directory.
-func merged(t *testing.T, l *lab.Lab, imageID string) string {
-	t.Helper()
-	layers, err := l.Machines.Layers(imageID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := t.TempDir()
-	if err := unix.Mount("overlay", root, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(layers, ":")); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(root, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	return root
-}
 
 // blocks is what the files below root take.
 func blocks(t *testing.T, root string) (total int64) {
@@ -63,16 +42,11 @@ func blocks(t *testing.T, root string) (total int64) {
 // and says what the image's files take, not the host's disk.
 func TestRebootStepAndSize(t *testing.T) {
 	t.Parallel()
-	l := startLab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale = 20 })
+	l := boots.Lab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale = 20 })
 	o := newOperator(t, l)
-	recipe := filepath.Join(t.TempDir(), "recipe.yaml")
 	// boot_id is the host kernel's in a container; a systemd that has begun
 	// anew tells boots apart.
-	if err := os.WriteFile(recipe, []byte(`name: rebooted
-source: {ssm_parameter: `+parameter("debian-12")+`}
-staging: {bucket: lecafe-staging}
-image: {}
-provision:
+	out := o.bakeRecipe("--set", "agent.aws.endpoint_url="+l.URL, recipeOf(t, "rebooted", `provision:
   - name: before
     run: |
       systemctl show --property=UserspaceTimestampMonotonic > /opt/first-boot
@@ -87,21 +61,8 @@ provision:
 clean: {zero_free_space: true, max_used: 1}
 agent:
   report: {s3: {bucket: lecafe-reports}}
-`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	stdout, stderr, code := o.lecafe("bake", "--json", "--set", "agent.aws.endpoint_url="+l.URL, recipe)
-	if code != 0 {
-		t.Fatalf("lecafe bake: exit code %d\n%s", code, stderr)
-	}
-	var out struct {
-		ImageID   string `json:"image_id"`
-		UsedBytes int64  `json:"used_bytes"`
-	}
-	if err := json.Unmarshal([]byte(stdout), &out); err != nil {
-		t.Fatal(err)
-	}
-	root := merged(t, l, out.ImageID)
+`))
+	root := boots.Merged(t, l, out.ImageID)
 	for path, want := range map[string]string{"opt/second-boot": "again\n"} {
 		if got, err := os.ReadFile(filepath.Join(root, path)); err != nil || string(got) != want {
 			t.Errorf("/%s: %q, %v", path, got, err)
@@ -113,8 +74,8 @@ agent:
 		t.Errorf("used_bytes %d, but the image's files take %d", out.UsedBytes, took)
 	}
 	warning := fmt.Sprintf("the image has %.1f GiB in use, more than the 1 GiB of clean.max_used", float64(out.UsedBytes)/(1<<30))
-	if !strings.Contains(stderr, warning) {
-		t.Errorf("no warning %q:\n%s", warning, stderr)
+	if !strings.Contains(out.stderr, warning) {
+		t.Errorf("no warning %q:\n%s", warning, out.stderr)
 	}
 	o.nothingLeft(out.ImageID)
 }

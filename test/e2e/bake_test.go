@@ -21,36 +21,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
-	s3api "github.com/aws/aws-sdk-go-v2/service/s3"
-	"golang.org/x/sys/unix"
 
 	"github.com/lecafe/lecafe/agent/report"
-	"github.com/lecafe/lecafe/bake/cleanup"
-	"github.com/lecafe/lecafe/bake/cleanup/secrets"
 	"github.com/lecafe/lecafe/bake/manifest"
 	"github.com/lecafe/lecafe/lab"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 const example = "../../examples/lecafe-app"
-
-// programs returns the directory of lecafe, lecafe-agent and lecafe-builder:
-// LECAFE_BIN, where make has just built them, or one they are built into.
-var programs = sync.OnceValues(func() (string, error) {
-	if dir := os.Getenv("LECAFE_BIN"); dir != "" {
-		return dir, nil
-	}
-	dir, err := os.MkdirTemp("", "lecafe-e2e-")
-	if err != nil {
-		return "", err
-	}
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "./cmd/lecafe", "./cmd/lecafe-agent", "./cmd/lecafe-builder")
-	build.Dir = "../.."
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return dir, fmt.Errorf("%w\n%s", err, out)
-	}
-	return dir, nil
-})
 
 // operator runs lecafe as a user at the lab does.
 type operator struct {
@@ -62,11 +40,7 @@ type operator struct {
 
 func newOperator(t *testing.T, l *lab.Lab) *operator {
 	t.Helper()
-	bin, err := programs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &operator{t, l, bin, append(os.Environ(), l.Env()...)}
+	return &operator{t, l, boots.Programs(t), append(os.Environ(), l.Env()...)}
 }
 
 // lecafe returns what the command wrote, and its exit code.
@@ -77,7 +51,7 @@ func (o *operator) lecafe(args ...string) (stdout, stderr string, code int) {
 	defer cancel()
 	var out, errs bytes.Buffer
 	cmd := exec.CommandContext(ctx, filepath.Join(o.bin, "lecafe"), args...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = o.env, &out, io.MultiWriter(&errs, testWriter{o.t})
+	cmd.Env, cmd.Stdout, cmd.Stderr = o.env, &out, io.MultiWriter(&errs, boots.Writer(o.t))
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = time.Minute
 	err := cmd.Run()
@@ -92,25 +66,46 @@ type outcome struct {
 	ImageID       string   `json:"image_id"`
 	SnapshotIDs   []string `json:"snapshot_ids"`
 	SourceImageID string   `json:"source_image_id"`
+	UsedBytes     int64    `json:"used_bytes"`
 	Phases        []struct {
 		Name    string  `json:"name"`
 		Seconds float64 `json:"seconds"`
 	} `json:"phases"`
+
+	stderr string
 }
 
 // bake bakes Le Café's recipe for a release and returns the outcome.
 func (o *operator) bake(release string, args ...string) outcome {
 	o.t.Helper()
-	args = append([]string{"bake", "--json", "--set", "agent.aws.endpoint_url=" + o.l.URL, "--set", "source.ssm_parameter=" + parameter(release)}, args...)
-	stdout, stderr, code := o.lecafe(append(args, filepath.Join(example, "recipe.yaml"))...)
+	args = append([]string{"--set", "agent.aws.endpoint_url=" + o.l.URL, "--set", "source.ssm_parameter=" + parameter(release)}, args...)
+	return o.bakeRecipe(append(args, filepath.Join(example, "recipe.yaml"))...)
+}
+
+// bakeRecipe bakes with arguments of the test's own and returns the outcome.
+func (o *operator) bakeRecipe(args ...string) outcome {
+	o.t.Helper()
+	stdout, stderr, code := o.lecafe(append([]string{"bake", "--json"}, args...)...)
 	if code != 0 {
 		o.t.Fatalf("lecafe bake: exit code %d\n%s", code, stderr)
 	}
-	var out outcome
+	out := outcome{stderr: stderr}
 	if err := json.Unmarshal([]byte(stdout), &out); err != nil {
 		o.t.Fatalf("lecafe bake --json: %v\n%s", err, stdout)
 	}
 	return out
+}
+
+// recipeOf writes a recipe with Debian 12 as its source and no setting for the
+// image, and returns its path; more is the rest of it.
+func recipeOf(t *testing.T, name, more string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "recipe.yaml")
+	text := "name: " + name + "\nsource: {ssm_parameter: " + parameter("debian-12") + "}\nstaging: {bucket: lecafe-staging}\nimage: {}\n" + more
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 func parameter(release string) string {
@@ -120,7 +115,7 @@ func parameter(release string) string {
 // nothingLeft fails where a bake left more than its image.
 func (o *operator) nothingLeft(images ...string) {
 	o.t.Helper()
-	api := ec2.NewFromConfig(config(o.l))
+	api := ec2.NewFromConfig(boots.Config(o.l))
 	instances, err := api.DescribeInstances(o.t.Context(), &ec2.DescribeInstancesInput{Filters: []types.Filter{{Name: aws.String("tag-key"), Values: []string{manifest.TagBake}}}})
 	if err != nil {
 		o.t.Fatal(err)
@@ -153,78 +148,13 @@ func (o *operator) nothingLeft(images ...string) {
 	}
 }
 
-// inspect looks into an image before it has booted.
-func inspect(t *testing.T, l *lab.Lab, imageID string) []cleanup.Finding {
-	t.Helper()
-	layers, err := l.Machines.Layers(imageID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := t.TempDir()
-	if err := unix.Mount("overlay", root, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(layers, ":")); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := unix.Unmount(root, 0); err != nil {
-			t.Error(err)
-		}
-	}()
-	scanner, err := secrets.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	found, err := cleanup.Inspect(t.Context(), cleanup.Options{Root: root, Scanner: scanner})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range []string{manifest.Dir, manifest.LastHook, "/etc/systemd/system/" + manifest.Unit, "/etc/systemd/system/" + manifest.Deadline + ".timer"} {
-		if _, err := os.Lstat(filepath.Join(root, p)); err == nil {
-			t.Errorf("the builder left %s in the image", p)
-		}
-	}
-	for _, p := range []string{"/usr/bin/lecafe-agent", "/etc/lecafe/agent.yaml", "/usr/bin/jq", "/opt/lecafe/lecafe-ordering"} {
-		if _, err := os.Lstat(filepath.Join(root, p)); err != nil {
-			t.Errorf("the image lacks %s: %v", p, err)
-		}
-	}
-	return found
-}
-
-// reportOf waits for an instance's report in the lab.
-func reportOf(t *testing.T, l *lab.Lab, id string) *report.Report {
-	t.Helper()
-	var r *report.Report
-	eventually(t, "report of "+id, func() bool {
-		for _, key := range l.S3.Objects("lecafe-reports", "lecafe-reports/") {
-			k, err := report.ParseKey(key)
-			if err != nil || k.InstanceID() != id || k.Kind != report.KindBootstrap {
-				continue
-			}
-			out, err := s3api.NewFromConfig(config(l), func(o *s3api.Options) { o.UsePathStyle = true }).GetObject(t.Context(), &s3api.GetObjectInput{Bucket: aws.String("lecafe-reports"), Key: &key})
-			if err != nil {
-				t.Fatal(err)
-			}
-			body, err := io.ReadAll(out.Body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if r, err = report.Decode(body); err != nil {
-				t.Fatal(err)
-			}
-			return true
-		}
-		return false
-	}, func() string { return console(l, id) })
-	return r
-}
-
 var identity = regexp.MustCompile(`identity: (\S+) (\S+)`)
 
 // TestBakedImage is the main job: bake, look into the image, boot it twice.
 func TestBakedImage(t *testing.T) {
 	t.Parallel()
 	eachRelease(t, func(t *testing.T, release string) {
-		l := startLab(t, []string{release}, func(o *lab.Options) { o.TimeScale = 20 })
+		l := boots.Lab(t, []string{release}, func(o *lab.Options) { o.TimeScale = 20 })
 		o := newOperator(t, l)
 		baked := o.bake(release)
 		t.Logf("bake %s: %+v", baked.BakeID, baked.Phases)
@@ -233,7 +163,7 @@ func TestBakedImage(t *testing.T) {
 		}
 		o.nothingLeft(baked.ImageID)
 
-		api := ec2.NewFromConfig(config(l))
+		api := ec2.NewFromConfig(boots.Config(l))
 		images, err := api.DescribeImages(t.Context(), &ec2.DescribeImagesInput{ImageIds: []string{baked.ImageID}})
 		if err != nil {
 			t.Fatal(err)
@@ -248,32 +178,30 @@ func TestBakedImage(t *testing.T) {
 		if !tagged(snapshots.Snapshots[0].Tags, baked.BakeID) {
 			t.Errorf("snapshot tags: %v", snapshots.Snapshots[0].Tags)
 		}
-		if found := inspect(t, l, baked.ImageID); len(found) > 0 {
-			t.Errorf("the image is not clean: %v", found)
-		}
+		boots.Inspect(t, l, baked.ImageID, []string{"/usr/bin/jq", "/opt/lecafe/lecafe-ordering"}, nil)
 
 		// What differs between the two comes out on the console.
 		script := "#!/bin/bash\nset -euo pipefail\necho \"identity: $(cat /etc/machine-id) $(ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub | cut -d' ' -f2)\"\necho \"data: %s\"\n"
 		began := time.Now()
-		first := runInstance(t, l, baked.ImageID, fmt.Sprintf(script, "first"), nil)
-		reportOf(t, l, first)
+		first := boots.RunInstance(t, l, baked.ImageID, fmt.Sprintf(script, "first"), nil)
+		boots.ReportOf(t, l, first)
 		t.Logf("%s: %.1f s from RunInstances to the report in S3", release, time.Since(began).Seconds())
-		second := runInstance(t, l, baked.ImageID, fmt.Sprintf(script, "second"), nil)
+		second := boots.RunInstance(t, l, baked.ImageID, fmt.Sprintf(script, "second"), nil)
 		ids := map[string]string{}
 		for _, i := range []struct{ id, want string }{{first, "data: first"}, {second, "data: second"}} {
 			id, want := i.id, i.want
-			r := reportOf(t, l, id)
+			r := boots.ReportOf(t, l, id)
 			if r.Verdict != report.Success || r.Instance.ID != id || r.Instance.ImageID != baked.ImageID {
 				t.Errorf("report of %s: %s: %s (%+v)", id, r.Verdict, r.Summary, r.Causes)
 			}
-			waitConsole(t, l, id, want)
+			boots.WaitConsole(t, l, id, want)
 			out, err := l.Machines.Console(id)
 			if err != nil {
 				t.Fatal(err)
 			}
 			m := identity.FindStringSubmatch(string(out))
 			if m == nil {
-				t.Fatalf("no identity on the console of %s:\n%s", id, console(l, id))
+				t.Fatalf("no identity on the console of %s:\n%s", id, boots.Console(l, id))
 			}
 			for _, x := range m[1:] {
 				if other := ids[x]; other != "" {
@@ -300,22 +228,14 @@ func tagged(tags []types.Tag, bakeID string) bool {
 // nothing behind.
 func TestFailedProvisioning(t *testing.T) {
 	t.Parallel()
-	l := startLab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale = 20 })
+	l := boots.Lab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale = 20 })
 	o := newOperator(t, l)
-	recipe := filepath.Join(t.TempDir(), "recipe.yaml")
-	if err := os.WriteFile(recipe, []byte(`name: broken
-source: {ssm_parameter: `+parameter("debian-12")+`}
-staging: {bucket: lecafe-staging}
-image: {}
-provision:
+	_, stderr, code := o.lecafe("bake", recipeOf(t, "broken", `provision:
   - name: grind
     run: |
       echo beans
       cat /nonexistent/beans
-`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	_, stderr, code := o.lecafe("bake", recipe)
+`))
 	if code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
@@ -332,7 +252,7 @@ provision:
 func TestSignersSessionExpires(t *testing.T) {
 	t.Parallel()
 	const session = 60 * time.Second
-	l := startLab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale = 20 })
+	l := boots.Lab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale = 20 })
 	o := newOperator(t, l)
 	var vended []time.Time
 	var mu sync.Mutex
@@ -351,24 +271,7 @@ func TestSignersSessionExpires(t *testing.T) {
 	o.env = append(o.env, "AWS_CONTAINER_CREDENTIALS_FULL_URI="+keys.URL)
 	began := time.Now()
 	// The step outlives the first session: time is what is tested here.
-	recipe := filepath.Join(t.TempDir(), "recipe.yaml")
-	if err := os.WriteFile(recipe, []byte(fmt.Sprintf(`name: slow
-source: {ssm_parameter: %s}
-staging: {bucket: lecafe-staging}
-image: {}
-provision:
-  - {name: roast, run: sleep %d}
-`, parameter("debian-12"), int(session.Seconds())+10)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	stdout, stderr, code := o.lecafe("bake", "--json", recipe)
-	if code != 0 {
-		t.Fatalf("exit code %d\n%s", code, stderr)
-	}
-	var out outcome
-	if err := json.Unmarshal([]byte(stdout), &out); err != nil {
-		t.Fatal(err)
-	}
+	out := o.bakeRecipe(recipeOf(t, "slow", fmt.Sprintf("provision:\n  - {name: roast, run: sleep %d}\n", int(session.Seconds())+10)))
 	o.nothingLeft(out.ImageID)
 	mu.Lock()
 	defer mu.Unlock()

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // An image whose canary does not come up, or fails a test of the recipe, is
@@ -12,7 +14,7 @@ import (
 // stays.
 func TestCanary(t *testing.T) {
 	t.Parallel()
-	l := startLab(t, []string{"debian-12"}, nil)
+	l := boots.Lab(t, []string{"debian-12"}, nil)
 	o := newOperator(t, l)
 	script := filepath.Join(t.TempDir(), "user-data.sh")
 	if err := os.WriteFile(script, []byte("#!/bin/bash\necho starting\nls /nonexistent-shop\nexit 3\n"), 0o600); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lecafe/lecafe/drill"
 	"github.com/lecafe/lecafe/lab/image"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // drilled are the cases that the suite boots: what cloud-init is silent about
@@ -28,12 +29,9 @@ const foreignTable = "../../drill/foreign.yaml"
 
 func TestDrill(t *testing.T) {
 	t.Parallel()
-	requireBoot(t)
-	dir, err := programs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	args := []string{"drill", "--json", "--state-dir", filepath.Join(stateDir(), "drill")}
+	boots.Require(t)
+	dir := boots.Programs(t)
+	args := []string{"drill", "--json", "--state-dir", filepath.Join(boots.StateDir(), "drill")}
 	// Fetched before, so that a machine without a way to Debian's archive tests
 	// the rest. CI has one.
 	names := drilled

@@ -21,6 +21,7 @@ import (
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/fleet"
 	"github.com/lecafe/lecafe/lab"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // fleetGroup is one Auto Scaling group of the test.
@@ -65,7 +66,7 @@ func (o *operator) launchGroup(image string, g fleetGroup) {
 	if g.hook {
 		in.LifecycleHookSpecificationList = []types.LifecycleHookSpecification{{LifecycleHookName: aws.String("ready"), LifecycleTransition: aws.String("autoscaling:EC2_INSTANCE_LAUNCHING"), HeartbeatTimeout: aws.Int32(7200)}}
 	}
-	if _, err := autoscaling.NewFromConfig(config(o.l)).CreateAutoScalingGroup(o.t.Context(), in); err != nil {
+	if _, err := autoscaling.NewFromConfig(boots.Config(o.l)).CreateAutoScalingGroup(o.t.Context(), in); err != nil {
 		o.t.Fatal(err)
 	}
 }
@@ -85,7 +86,7 @@ func (o *operator) watch(args ...string) (*fleet.Snapshot, int) {
 // then deploys a bad image to a good group.
 func TestFleet(t *testing.T) {
 	t.Parallel()
-	l := startLab(t, []string{"debian-13"}, func(o *lab.Options) { o.TimeScale = 10 })
+	l := boots.Lab(t, []string{"debian-13"}, func(o *lab.Options) { o.TimeScale = 10 })
 	o := newOperator(t, l)
 	image := o.bake("debian-13").ImageID
 
@@ -114,10 +115,10 @@ func TestFleet(t *testing.T) {
 
 	// Somebody with another role names a session after the silent instance and
 	// says that it came up.
-	eventually(t, "an instance of the group forged", func() bool {
+	boots.Eventually(t, "an instance of the group forged", func() bool {
 		s, _ := o.watch("--asg", "forged")
 		return of(s, "forged").ID != ""
-	}, func() string { return "" })
+	}, boots.Nothing)
 	s, _ := o.watch("--asg", "forged")
 	victim := of(s, "forged").ID
 	if err := l.PutRolePolicy("intruder", "all", `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:*","Resource":"*"}]}`); err != nil {
@@ -129,16 +130,16 @@ func TestFleet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := config(l)
+	cfg := boots.Config(l)
 	cfg.Credentials = credentials.NewStaticCredentialsProvider(creds.AccessKeyID, creds.SecretAccessKey, creds.SessionToken)
-	if _, err := s3api.NewFromConfig(cfg, func(o *s3api.Options) { o.UsePathStyle = true }).PutObject(t.Context(), &s3api.PutObjectInput{
+	if _, err := boots.S3(cfg).PutObject(t.Context(), &s3api.PutObjectInput{
 		Bucket: aws.String("lecafe-reports"), Key: aws.String(report.KeyOf("lecafe-reports", rep).String()), Body: bytes.NewReader(body)}); err != nil {
 		t.Fatal(err)
 	}
 
 	// All that report have reported; the others are silent by a deadline that
 	// has then passed for them.
-	eventually(t, "reports of four groups", func() bool {
+	boots.Eventually(t, "reports of four groups", func() bool {
 		s, _ = o.watch(names...)
 		return s.Counts[fleet.Success]+s.Counts[fleet.Degraded]+s.Counts[fleet.Failure] == 4
 	}, func() string { b, _ := json.MarshalIndent(s, "", " "); return string(b) })
@@ -167,7 +168,7 @@ func TestFleet(t *testing.T) {
 		t.Errorf("the forged report was not refused: %+v, notes %q", s.Refused, s.Notes)
 	}
 	for _, g := range groups {
-		if _, err := autoscaling.NewFromConfig(config(l)).DeleteAutoScalingGroup(t.Context(), &autoscaling.DeleteAutoScalingGroupInput{AutoScalingGroupName: &g.name, ForceDelete: aws.Bool(true)}); err != nil {
+		if _, err := autoscaling.NewFromConfig(boots.Config(l)).DeleteAutoScalingGroup(t.Context(), &autoscaling.DeleteAutoScalingGroupInput{AutoScalingGroupName: &g.name, ForceDelete: aws.Bool(true)}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -181,7 +182,7 @@ func (o *operator) deployBadImage(image string) {
 	t, l := o.t, o.l
 	o.launchGroup(image, fleetGroup{name: "app", settings: "bootstrap: {deadline: 90s}\nreport: {lifecycle_hook: {name: ready}}\n", userData: "#!/bin/sh\ntrue\n", size: 3, hook: true})
 	var good []string
-	eventually(t, "three good instances", func() bool {
+	boots.Eventually(t, "three good instances", func() bool {
 		s, code := o.watch("--asg", "app")
 		good = nil
 		for _, i := range s.Instances {
@@ -197,9 +198,9 @@ func (o *operator) deployBadImage(image string) {
 		return string(b)
 	})
 
-	api := ec2.NewFromConfig(config(l))
-	id := runInstance(t, l, image, "#!/bin/sh\ntrue\n", nil)
-	reportOf(t, l, id)
+	api := ec2.NewFromConfig(boots.Config(l))
+	id := boots.RunInstance(t, l, image, "#!/bin/sh\ntrue\n", nil)
+	boots.ReportOf(t, l, id)
 	out, err := l.Machines.Exec(t.Context(), id, "sh", "-c", `set -e
 mkdir -p /etc/lecafe/agent.d
 printf 'bootstrap: {ready: {units: [no-such.service]}}\n' > /etc/lecafe/agent.d/bad.yaml
@@ -208,24 +209,13 @@ cloud-init clean --logs; : > /etc/machine-id; sync`)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if _, err := api.StopInstances(t.Context(), &ec2.StopInstancesInput{InstanceIds: []string{id}}); err != nil {
-		t.Fatal(err)
-	}
-	waitState(t, l, id, "stopped")
-	bad, err := api.CreateImage(t.Context(), &ec2.CreateImageInput{InstanceId: &id, Name: aws.String("bad")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the bad image", func() bool {
-		d, err := api.DescribeImages(t.Context(), &ec2.DescribeImagesInput{ImageIds: []string{*bad.ImageId}})
-		return err == nil && len(d.Images) == 1 && d.Images[0].State == "available"
-	}, func() string { return "" })
+	bad := boots.Capture(t, l, id, "bad")
 	if _, err := api.TerminateInstances(t.Context(), &ec2.TerminateInstancesInput{InstanceIds: []string{id}}); err != nil {
 		t.Fatal(err)
 	}
 
 	start := time.Now()
-	_, stderr, code := o.lecafe("deploy", "--asg", "app", "--image", *bad.ImageId, "--reports", "s3://lecafe-reports/lecafe-reports", "--interval", "2s", "--min-healthy", "60", "--timeout", "10m")
+	_, stderr, code := o.lecafe("deploy", "--asg", "app", "--image", bad, "--reports", "s3://lecafe-reports/lecafe-reports", "--interval", "2s", "--min-healthy", "60", "--timeout", "10m")
 	if code != 1 || !strings.Contains(stderr, "the brake tripped") || !strings.Contains(stderr, "the instance refresh was rolled back") {
 		t.Fatalf("deploy: exit code %d\n%s", code, stderr)
 	}

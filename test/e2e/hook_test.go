@@ -14,6 +14,7 @@ import (
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/lab"
 	"github.com/lecafe/lecafe/lab/cloud"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // hooked is a group of one instance that waits at a launch hook until its
@@ -32,7 +33,7 @@ const (
 func (o *operator) hookedGroup(image, name, settings, userData string) *hooked {
 	o.t.Helper()
 	o.launchGroup(image, fleetGroup{name: name, settings: settings + "report: {lifecycle_hook: {name: ready}}\n", userData: userData})
-	h := &hooked{o, name, autoscaling.NewFromConfig(config(o.l))}
+	h := &hooked{o, name, autoscaling.NewFromConfig(boots.Config(o.l))}
 	if _, err := h.api.PutLifecycleHook(o.t.Context(), &autoscaling.PutLifecycleHookInput{
 		AutoScalingGroupName: &name, LifecycleHookName: aws.String("ready"), LifecycleTransition: aws.String("autoscaling:EC2_INSTANCE_LAUNCHING"),
 		HeartbeatTimeout: aws.Int32(hookTimeout), DefaultResult: aws.String("ABANDON"),
@@ -69,22 +70,22 @@ func (h *hooked) members() map[string]string {
 // first waits for the group's first instance.
 func (h *hooked) first() (id string) {
 	h.o.t.Helper()
-	eventually(h.o.t, "an instance of "+h.name, func() bool {
+	boots.Eventually(h.o.t, "an instance of "+h.name, func() bool {
 		for id = range h.members() {
 		}
 		return id != ""
-	}, func() string { return "" })
+	}, boots.Nothing)
 	return id
 }
 
 // replaced waits until the group has another instance instead.
 func (h *hooked) replaced(id string) {
 	h.o.t.Helper()
-	eventually(h.o.t, "another instance than "+id+" in "+h.name, func() bool {
+	boots.Eventually(h.o.t, "another instance than "+id+" in "+h.name, func() bool {
 		m := h.members()
 		_, there := m[id]
 		return !there && len(m) > 0
-	}, func() string { return strings.Join(h.activities(), "\n") + "\n" + console(h.o.l, id) })
+	}, func() string { return strings.Join(h.activities(), "\n") + "\n" + boots.Console(h.o.l, id) })
 }
 
 func (h *hooked) activities() (out []string) {
@@ -119,7 +120,7 @@ func saidOfHook(l *lab.Lab, id, action string) []cloud.Call {
 // out long before the agent's own deadline.
 func TestLifecycleHook(t *testing.T) {
 	t.Parallel()
-	l := startLab(t, []string{"debian-13"}, func(o *lab.Options) { o.TimeScale = hookScale })
+	l := boots.Lab(t, []string{"debian-13"}, func(o *lab.Options) { o.TimeScale = hookScale })
 	o := newOperator(t, l)
 	baked := o.bake("debian-13")
 
@@ -131,9 +132,9 @@ func TestLifecycleHook(t *testing.T) {
 	lenient := o.hookedGroup(baked.ImageID, "lenient", "bootstrap: {severity: {script_exit: degraded}}\n", "#!/bin/sh\nexit 4\n")
 	for _, h := range []*hooked{good, lenient} {
 		id := h.first()
-		eventually(t, h.name+" in service", func() bool { return h.members()[id] == string(types.LifecycleStateInService) },
-			func() string { return strings.Join(h.activities(), "\n") + "\n" + console(l, id) })
-		r := reportOf(t, l, id)
+		boots.Eventually(t, h.name+" in service", func() bool { return h.members()[id] == string(types.LifecycleStateInService) },
+			func() string { return strings.Join(h.activities(), "\n") + "\n" + boots.Console(l, id) })
+		r := boots.ReportOf(t, l, id)
 		want := map[string]report.Verdict{"good": report.Success, "lenient": report.Degraded}[h.name]
 		if r.Verdict != want || r.Instance.AutoScalingGroup != h.name {
 			t.Errorf("%s: %s, %+v, instance %+v", h.name, r.Verdict, r.Causes, r.Instance)
@@ -161,7 +162,7 @@ func TestLifecycleHook(t *testing.T) {
 	failing := o.hookedGroup(baked.ImageID, "failing", "", "#!/bin/sh\nexit 4\n")
 	id := failing.first()
 	failing.replaced(id)
-	if r := reportOf(t, l, id); r.Verdict != report.Failure || r.Causes[0].Code != report.CodeScriptExit {
+	if r := boots.ReportOf(t, l, id); r.Verdict != report.Failure || r.Causes[0].Code != report.CodeScriptExit {
 		t.Errorf("failing: %s, %+v", r.Verdict, r.Causes)
 	}
 	if c := saidOfHook(l, id, "CompleteLifecycleAction"); len(c) != 1 || c[0].Status != http.StatusOK {
@@ -170,7 +171,7 @@ func TestLifecycleHook(t *testing.T) {
 	if a := failing.activities(); !slices.ContainsFunc(a, func(s string) bool { return strings.Contains(s, "Lifecycle Action Completed with ABANDON Result") }) {
 		t.Errorf("failing: no ABANDON in %q", a)
 	}
-	waitState(t, l, id, "terminated")
+	boots.WaitState(t, l, id, "terminated")
 	failing.delete()
 
 	hanging.replaced(stuck)

@@ -17,6 +17,7 @@ import (
 	"github.com/lecafe/lecafe/lab/cloud/ec2"
 	"github.com/lecafe/lecafe/lab/imds"
 	"github.com/lecafe/lecafe/lab/machine"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 const marker = `#!/bin/bash
@@ -28,7 +29,7 @@ echo "user data of $(hostname) ran" | tee -a /var/lib/ran
 func TestBoot(t *testing.T) {
 	eachRelease(t, func(t *testing.T, release string) {
 		b := newBench(t, release, machine.Options{})
-		id, _ := b.launch("ami-base", marker)
+		id := b.launch("ami-base", marker)
 		b.settled(id)
 		if got := b.sh(id, "cat /run/cloud-init/result.json"); !strings.Contains(got, "DataSourceEc2Local") || !strings.Contains(got, `"errors": []`) {
 			t.Errorf("cloud-init's result: %s", got)
@@ -36,10 +37,7 @@ func TestBoot(t *testing.T) {
 		if got, want := b.sh(id, "cat /var/lib/ran"), "user data of ip-10-0-0-11 ran\n"; got != want {
 			t.Errorf("user data left %q, want %q", got, want)
 		}
-		b.eventually(id, "console line of the user data", func() bool {
-			out, err := b.d.Console(id)
-			return err == nil && strings.Contains(string(out), "user data of ip-10-0-0-11 ran")
-		})
+		b.shown(id, "user data of ip-10-0-0-11 ran")
 		identity := func(id string) string { return b.sh(id, "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub") }
 		first := identity(id)
 		if state := strings.TrimSpace(b.shAny(id, "systemctl is-system-running --wait")); state != "running" {
@@ -81,7 +79,7 @@ func TestBoot(t *testing.T) {
 			t.Errorf("the machine lost what it was captured with: %q", got)
 		}
 
-		second, _ := b.launch("ami-captured", marker)
+		second := b.launch("ami-captured", marker)
 		b.settled(second)
 		if got := b.sh(second, "cat /var/lib/baked; test ! -e /etc/motd; ls -A /usr/share/doc/curl"); got != "espresso\n" {
 			t.Errorf("instance of the captured image: %q", got)
@@ -113,7 +111,7 @@ func TestBoot(t *testing.T) {
 			if off != second {
 				t.Errorf("powered off: %s, want %s", off, second)
 			}
-		case <-time.After(bootDeadline):
+		case <-time.After(boots.Deadline):
 			t.Fatal("poweroff inside was not noticed")
 		}
 		for _, id := range []string{second, id} {
@@ -135,16 +133,10 @@ func TestBoot(t *testing.T) {
 	})
 }
 
-// shAny is sh for commands whose exit code tells nothing.
-func (b *bench) shAny(id, script string) string {
-	out, _ := b.d.Exec(b.t.Context(), id, "sh", "-c", script)
-	return string(out)
-}
-
 // TestReach pins what a machine reaches: its metadata service, the ports it was
 // given, its package archive, and nothing else.
 func TestReach(t *testing.T) {
-	requireBoot(t)
+	boots.Require(t)
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "cloud says %s", r.URL.Path) }))
 	defer api.Close()
 	other := httptest.NewServer(http.NotFoundHandler())
@@ -211,15 +203,12 @@ func TestReach(t *testing.T) {
 // TestFaultsAtLaunch boots a machine whose metadata service is late: cloud-init
 // waits for it.
 func TestFaultsAtLaunch(t *testing.T) {
-	requireBoot(t)
+	boots.Require(t)
 	b := newBench(t, "debian-13", machine.Options{Faults: func(ec2.Machine) machine.Faults {
 		return machine.Faults{IMDSDown: true, Tmpfs: map[string]string{"/var/lib/small": "64k"}}
 	}})
-	id, _ := b.launch("ami-base", marker)
-	b.eventually(id, "failed attempt to reach the metadata service", func() bool {
-		out, err := b.d.Console(id)
-		return err == nil && strings.Contains(string(out), "/latest/api/token' failed")
-	})
+	id := b.launch("ami-base", marker)
+	b.shown(id, "/latest/api/token' failed")
 	if out := b.shAny(id, "cat /var/lib/ran"); strings.Contains(out, "user data") {
 		t.Error("user data ran without metadata")
 	}
@@ -233,45 +222,19 @@ func TestFaultsAtLaunch(t *testing.T) {
 	}
 }
 
-// leftovers lists what a lab has on the host.
-func leftovers(lab string) []string {
-	var all []string
-	for _, glob := range []string{
-		"/run/netns/" + lab + "*", "/sys/fs/cgroup/" + lab, "/sys/fs/cgroup/*/" + lab,
-		"/run/systemd/nspawn/propagate/" + lab + "*", "/run/systemd/nspawn/unix-export/" + lab + "*",
-	} {
-		found, _ := filepath.Glob(glob)
-		all = append(all, found...)
-	}
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, lab) {
-			all = append(all, "mount "+line)
-		}
-	}
-	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, p := range procs {
-		cmdline, _ := os.ReadFile(p)
-		if strings.Contains(string(cmdline), lab) {
-			all = append(all, p+" "+strings.ReplaceAll(string(cmdline), "\x00", " "))
-		}
-	}
-	return all
-}
-
 func TestCloseLeavesNothing(t *testing.T) {
-	requireBoot(t)
+	boots.Require(t)
 	b := newBench(t, "debian-12", machine.Options{})
 	b.launch("ami-base", marker)
-	id, _ := b.launch("ami-base", marker)
+	id := b.launch("ami-base", marker)
 	b.settled(id) // the other may be anywhere in its boot
-	if got := leftovers(b.d.Name()); len(got) == 0 {
+	if got := boots.Leftovers(b.d.Name()); len(got) == 0 {
 		t.Fatal("leftovers sees nothing of a living lab")
 	}
 	if err := b.d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if got := leftovers(b.d.Name()); len(got) > 0 {
+	if got := boots.Leftovers(b.d.Name()); len(got) > 0 {
 		t.Errorf("left behind:\n%s", strings.Join(got, "\n"))
 	}
 	if _, err := os.Stat(b.d.Dir()); err == nil {
@@ -316,7 +279,7 @@ func child() {
 // to leave a third one alone that lives.
 func TestKilledLab(t *testing.T) {
 	dir := t.TempDir()
-	img := baseImage(t, "debian-12")
+	img := boots.BaseImage(t, "debian-12")
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+dir+":"+img.Root())
 	cmd.Stderr = os.Stderr
@@ -334,19 +297,19 @@ func TestKilledLab(t *testing.T) {
 	}
 
 	living := newBench(t, "debian-12", machine.Options{Dir: dir})
-	id, _ := living.launch("ami-base", marker)
-	if got := leftovers(dead); len(got) == 0 {
+	id := living.launch("ami-base", marker)
+	if got := boots.Leftovers(dead); len(got) == 0 {
 		t.Error("a second lab took the first one's things while it lived")
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	if got := leftovers(dead); len(got) == 0 {
+	if got := boots.Leftovers(dead); len(got) == 0 {
 		t.Error("nothing is left of a lab that was killed: the test proves nothing")
 	}
 	next := newBench(t, "debian-12", machine.Options{Dir: dir})
-	if got := leftovers(dead); len(got) > 0 {
+	if got := boots.Leftovers(dead); len(got) > 0 {
 		t.Errorf("left of the dead lab:\n%s", strings.Join(got, "\n"))
 	}
 	if _, err := os.Stat(filepath.Join(dir, dead)); err == nil {

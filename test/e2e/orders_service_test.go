@@ -1,17 +1,14 @@
 package e2e
 
 import (
-	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/lecafe/lecafe/lab/cloud"
-	"github.com/lecafe/lecafe/lab/cloud/ec2"
-	"github.com/lecafe/lecafe/lab/cloud/wire"
 	"github.com/lecafe/lecafe/lab/imds"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // TestOrdersServiceInTrouble is TestOrdersOnARealInstance's other half, on the
@@ -139,17 +136,8 @@ func TestSealedOrdersAreReplayed(t *testing.T) {
 	if err := b.cloud.PutRolePolicy("app", "seal", `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:PutObject","Resource":"arn:aws:s3:::left/over/${aws:userid}/*"}]}`); err != nil {
 		t.Fatal(err)
 	}
-	b.seq++
-	id := fmt.Sprintf("i-%017x", b.seq)
-	meta := imds.New(imds.Instance{
-		InstanceID: id, ImageID: "ami-agent", Role: "app", UserData: []byte("#!/bin/sh\n"),
-		Credentials: func(d time.Duration) wire.Credentials { return b.cloud.Vault.Vend("app", id, d) },
-		MAC:         fmt.Sprintf("02:00:00:00:00:%02x", b.seq), PrivateIP: fmt.Sprintf("10.0.0.%d", 10+b.seq),
-	})
-	i := meta.Instance()
-	if err := b.d.Launch(t.Context(), ec2.Machine{InstanceID: id, ImageID: "ami-agent", MAC: i.MAC, PrivateIP: i.PrivateIP, Gateway: "10.0.0.1", IMDS: meta, Ports: b.ports}); err != nil {
-		t.Fatal(err)
-	}
+	meta := imds.New(b.instance("ami-agent", "#!/bin/sh\n"))
+	id := b.start(meta.Instance(), meta)
 	b.settled(id)
 	first := strings.Fields(b.sh(id, "lecafe-agent send first"))
 	b.arrive(id, first) // so that the queue is known
@@ -164,13 +152,7 @@ func TestSealedOrdersAreReplayed(t *testing.T) {
 		t.Fatal(err)
 	}
 	away.Remove()
-	bin := filepath.Join(t.TempDir(), "lecafe")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", bin, "github.com/lecafe/lecafe/cmd/lecafe")
-	build.Env = append(build.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	cmd := exec.CommandContext(t.Context(), bin, "orders", "replay", "--queue", "cafe", "s3://left/over")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(boots.Programs(t), "lecafe"), "orders", "replay", "--queue", "cafe", "s3://left/over")
 	cmd.Env = b.cloud.Env()
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/lecafe/lecafe/agent/orders"
 	"github.com/lecafe/lecafe/lab/cloud"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // TestOrdersOnARealInstance posts through systemd's socket to the service in
@@ -115,7 +116,7 @@ func (b *agentBench) arrive(id string, ids []string) {
 	for _, id := range ids {
 		missing[id] = true
 	}
-	eventually(b.t, "arrival of all orders", func() bool {
+	boots.Eventually(b.t, "arrival of all orders", func() bool {
 		out, err := api.ReceiveMessage(b.t.Context(), &sqs.ReceiveMessageInput{QueueUrl: u.QueueUrl, MaxNumberOfMessages: 10, WaitTimeSeconds: 1, MessageAttributeNames: []string{"All"}})
 		if err != nil {
 			b.t.Fatal(err)

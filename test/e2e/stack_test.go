@@ -25,6 +25,7 @@ import (
 	"github.com/lecafe/lecafe/lab"
 	"github.com/lecafe/lecafe/lab/cloud"
 	"github.com/lecafe/lecafe/lab/cloud/policy"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // TestStack makes Le Café's stack in a lab, bakes, brings a group up, deploys
@@ -32,7 +33,7 @@ import (
 // the agents were allowed with what they used.
 func TestStack(t *testing.T) {
 	t.Parallel()
-	l := startLab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale, o.Seed = 20, nil })
+	l := boots.Lab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale, o.Seed = 20, nil })
 	o := newOperator(t, l)
 	o.env = append(o.env, "LECAFE_STACK=lecafe")
 	began := time.Now()
@@ -59,7 +60,7 @@ func TestStack(t *testing.T) {
 	// that it tells how far it is, and told that the object is missing, not that
 	// it may not read it.
 	lonely := o.lonelyInstance("sleep 8\n")
-	r := reportOf(t, l, lonely)
+	r := boots.ReportOf(t, l, lonely)
 	note(fmt.Sprintf("without its configuration: %s, %s", r.Verdict, r.Summary))
 	if r.Verdict == report.Success || !slices.ContainsFunc(r.Causes, func(c report.Cause) bool { return c.Code == report.CodeConfigMissing }) {
 		t.Errorf("report of an instance without its configuration: %s %+v", r.Verdict, r.Causes)
@@ -67,7 +68,7 @@ func TestStack(t *testing.T) {
 	l.S3.Fill("lecafe-assets", maps.All(map[string][]byte{"app/config.txt": []byte(lab.Config)}))
 
 	must("stack", "up", "--yes", "--interval", "50ms", "--set", "MinSize=2")
-	eventually(t, "a group of two in service", func() bool {
+	boots.Eventually(t, "a group of two in service", func() bool {
 		stdout, _, code := o.lecafe("watch", "--once", "--json", "--ignore-terminated")
 		return code == 0 && len(inService(t, stdout)) == 2
 	}, func() string { return must("watch", "--once") })
@@ -81,26 +82,23 @@ func TestStack(t *testing.T) {
 	if out, err := l.Machines.Exec(t.Context(), s.Instances[0].ID, "lecafe-agent", "send", "two espressos"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	client := sqs.NewFromConfig(config(l))
+	client := sqs.NewFromConfig(boots.Config(l))
 	queue, err := client.GetQueueUrl(t.Context(), &sqs.GetQueueUrlInput{QueueName: aws.String("lecafe-orders")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "order in the queue", func() bool {
+	boots.Eventually(t, "order in the queue", func() bool {
 		got, err := client.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: queue.QueueUrl, WaitTimeSeconds: 1})
 		return err == nil && len(got.Messages) > 0
-	}, func() string { return "" })
+	}, boots.Nothing)
 	note("an order has arrived")
 
 	// A copy is another image, and as good as another bake's.
-	next, err := ec2.NewFromConfig(config(l)).CopyImage(t.Context(), &ec2.CopyImageInput{SourceImageId: &baked.ImageID, SourceRegion: aws.String(lab.Region), Name: aws.String("next")})
+	next, err := ec2.NewFromConfig(boots.Config(l)).CopyImage(t.Context(), &ec2.CopyImageInput{SourceImageId: &baked.ImageID, SourceRegion: aws.String(lab.Region), Name: aws.String("next")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "copied image", func() bool {
-		out, err := ec2.NewFromConfig(config(l)).DescribeImages(t.Context(), &ec2.DescribeImagesInput{ImageIds: []string{*next.ImageId}})
-		return err == nil && len(out.Images) == 1 && out.Images[0].State == types.ImageStateAvailable
-	}, func() string { return "" })
+	boots.WaitImage(t, l, *next.ImageId)
 	must("deploy", "--image", *next.ImageId, "--interval", "1s")
 	note("deployed")
 	status := must("stack", "status")
@@ -114,7 +112,7 @@ func TestStack(t *testing.T) {
 	must("watch", "--once", "--ignore-terminated")
 
 	o.compareRole("lecafe-app-role", "lecafe-agent")
-	if _, err := ec2.NewFromConfig(config(l)).TerminateInstances(t.Context(), &ec2.TerminateInstancesInput{InstanceIds: []string{lonely}}); err != nil {
+	if _, err := ec2.NewFromConfig(boots.Config(l)).TerminateInstances(t.Context(), &ec2.TerminateInstancesInput{InstanceIds: []string{lonely}}); err != nil {
 		t.Fatal(err)
 	}
 	must("stack", "down", "--yes", "--interval", "200ms", "--delete-data")
@@ -139,7 +137,7 @@ func inService(t *testing.T, snapshot string) []string {
 // lonelyInstance launches the stack's template outside of its group, with a
 // script beside the agent's settings.
 func (o *operator) lonelyInstance(script string) string {
-	t, api := o.t, ec2.NewFromConfig(config(o.l))
+	t, api := o.t, ec2.NewFromConfig(boots.Config(o.l))
 	t.Helper()
 	v, err := api.DescribeLaunchTemplateVersions(t.Context(), &ec2.DescribeLaunchTemplateVersionsInput{LaunchTemplateName: aws.String("lecafe-app"), Versions: []string{"$Latest"}})
 	if err != nil {
@@ -177,7 +175,7 @@ func (o *operator) lonelyInstance(script string) string {
 func (o *operator) compareRole(role, name string) {
 	t := o.t
 	t.Helper()
-	out, err := iam.NewFromConfig(config(o.l)).GetRolePolicy(t.Context(), &iam.GetRolePolicyInput{RoleName: &role, PolicyName: &name})
+	out, err := iam.NewFromConfig(boots.Config(o.l)).GetRolePolicy(t.Context(), &iam.GetRolePolicyInput{RoleName: &role, PolicyName: &name})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // block is a step of the tutorial: commands, and what they print where the
@@ -81,12 +83,9 @@ func TestTutorial(t *testing.T) {
 		}
 		t.Skip("SKIPPED the tutorial's commands: the AWS CLI is not installed: apt-get install awscli")
 	}
-	baseImage(t, "debian-12")
+	boots.BaseImage(t, "debian-12")
 	t.Parallel()
-	bin, err := programs()
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := boots.Programs(t)
 
 	const mark = "==== end of the block at line %d"
 	script := &strings.Builder{}
@@ -110,7 +109,7 @@ func TestTutorial(t *testing.T) {
 	cmd.Dir = "../.."
 	cmd.Env = append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
 	var errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, io.MultiWriter(&errs, testWriter{t})
+	cmd.Stdout, cmd.Stderr = &out, io.MultiWriter(&errs, boots.Writer(t))
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = time.Minute
 	failed := cmd.Run()

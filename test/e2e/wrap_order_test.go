@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"os"
@@ -10,15 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	s3api "github.com/aws/aws-sdk-go-v2/service/s3"
-
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/agent/settings"
 	"github.com/lecafe/lecafe/lab/cloud"
-	"github.com/lecafe/lecafe/lab/cloud/cloudtest"
 	"github.com/lecafe/lecafe/lab/imds"
-	"github.com/lecafe/lecafe/lab/machine"
+	"github.com/lecafe/lecafe/test/boots"
 	"github.com/lecafe/lecafe/userdata"
 )
 
@@ -30,32 +25,19 @@ type wrapBench struct {
 
 func newWrapBench(t *testing.T, release string) *wrapBench {
 	t.Helper()
-	dir, err := programs()
+	agent, err := os.ReadFile(filepath.Join(boots.Programs(t), "lecafe-agent"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	agent, err := os.ReadFile(filepath.Join(dir, "lecafe-agent"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &wrapBench{agentBench: &agentBench{bench: newBench(t, release, machine.Options{}), cloud: cloudtest.New(t, cloud.Options{})}}
-	b.ports = []int{b.cloud.Port}
-	for _, bucket := range []string{"reports", "assets"} {
-		b.cloud.S3.CreateBucket(bucket, "us-east-1")
-	}
-	if err := b.cloud.PutRolePolicy("app", "all", rolePolicy); err != nil {
-		t.Fatal(err)
-	}
-	b.agent = b.put("agent", agent)
+	b := &wrapBench{agentBench: newCloudBench(t, release)}
+	b.agent = b.object("agent", agent)
 	return b
 }
 
-func (b *wrapBench) put(key string, body []byte) userdata.Object {
+// object puts an asset that is pinned by its content.
+func (b *wrapBench) object(key string, body []byte) userdata.Object {
 	b.t.Helper()
-	client := s3api.NewFromConfig(b.cloud.Config(), func(o *s3api.Options) { o.UsePathStyle = true })
-	if _, err := client.PutObject(b.t.Context(), &s3api.PutObjectInput{Bucket: aws.String("assets"), Key: &key, Body: bytes.NewReader(body)}); err != nil {
-		b.t.Fatal(err)
-	}
+	b.put(key, string(body))
 	sum := sha256.Sum256(body)
 	return userdata.Object{Bucket: "assets", Key: key, SHA256: hex.EncodeToString(sum[:])}
 }
@@ -72,6 +54,40 @@ func (b *wrapBench) wrap(payload string, agent userdata.Object) string {
 		b.t.Fatal(err)
 	}
 	return string(out)
+}
+
+// wrapped is a payload and what its report has to say.
+type wrapped struct {
+	name, payload string
+	verdict       report.Verdict
+	code          report.Code
+	file          string
+	line          int
+}
+
+// each boots each payload, wrapped; then, if not nil, looks at the instance.
+func (b *wrapBench) each(t *testing.T, cases []wrapped, then func(t *testing.T, id string)) {
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			id := b.boot("ami-base", b.wrap(c.payload, b.agent))
+			r := b.report(id)
+			t.Logf("%s: %s", r.Verdict, r.Summary)
+			if r.Verdict != c.verdict {
+				t.Fatalf("verdict %s, want %s: %+v", r.Verdict, c.verdict, r)
+			}
+			if c.code != "" {
+				if got := r.Causes[0]; got.Code != c.code || got.File != c.file || got.Line != c.line {
+					t.Errorf("cause %+v, want %s at %s:%d", got, c.code, c.file, c.line)
+				}
+			}
+			if then != nil {
+				then(t, id)
+			}
+			if err := b.d.Terminate(t.Context(), id); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 const wrapMIME = `Content-Type: multipart/mixed; boundary=b
@@ -104,39 +120,17 @@ func TestWrappedIsWatchedBeforeAnythingRuns(t *testing.T) {
 	eachRelease(t, func(t *testing.T, release string) {
 		b := newWrapBench(t, release)
 		slow := b.cloud.Inject(cloud.Fault{Service: "s3", Action: "GetObject", Resource: "arn:aws:s3:::assets/agent", Kind: cloud.Delay, Delay: 8 * time.Second})
-		for _, c := range []struct {
-			name, payload string
-			verdict       report.Verdict
-			code          report.Code
-			file          string
-			line          int
-		}{
+		b.each(t, []wrapped{
 			{"runcmd goes on", "#cloud-config\nruncmd:\n  - ls /nonexistent\n  - touch /var/lib/ran\n", report.Degraded, report.CodeRuncmdFailed, "runcmd", 2},
 			{"runcmd healthy", "#cloud-config\nruncmd:\n  - [touch, /var/lib/ran]\n", report.Success, "", "", 0},
 			{"config and script", wrapMIME, report.Degraded, report.CodeCommandFailed, "setup.sh", 3},
-		} {
-			t.Run(c.name, func(t *testing.T) {
-				id := b.boot("ami-base", b.wrap(c.payload, b.agent))
-				r := b.report(id)
-				t.Logf("%s: %s", r.Verdict, r.Summary)
-				if r.Verdict != c.verdict {
-					t.Fatalf("verdict %s, want %s: %+v", r.Verdict, c.verdict, r)
-				}
-				if c.code != "" {
-					if got := r.Causes[0]; got.Code != c.code || got.File != c.file || got.Line != c.line {
-						t.Errorf("cause %+v, want %s at %s:%d", got, c.code, c.file, c.line)
-					}
-				}
-				b.sh(id, "test -e /var/lib/ran")
-				// In this order, or the delay was too short to prove anything.
-				if out := b.sh(id, "systemctl show -P ExecMainExitTimestampMonotonic lecafe-install.service; systemctl show -P ExecMainStartTimestampMonotonic cloud-final.service"); !ordered(out) {
-					t.Errorf("the agent was installed, cloud-final started at (µs): %s", out)
-				}
-				if err := b.d.Terminate(t.Context(), id); err != nil {
-					t.Error(err)
-				}
-			})
-		}
+		}, func(t *testing.T, id string) {
+			b.sh(id, "test -e /var/lib/ran")
+			// In this order, or the delay was too short to prove anything.
+			if out := b.sh(id, "systemctl show -P ExecMainExitTimestampMonotonic lecafe-install.service; systemctl show -P ExecMainStartTimestampMonotonic cloud-final.service"); !ordered(out) {
+				t.Errorf("the agent was installed, cloud-final started at (µs): %s", out)
+			}
+		})
 		if slow.Hits() == 0 {
 			t.Error("nothing was delayed")
 		}
@@ -173,10 +167,7 @@ func TestWrappedWithoutTheAgent(t *testing.T) {
 				id := b.boot("ami-base", b.wrap(wrapMIME, c.agent), c.change)
 				b.settled(id)
 				b.sh(id, "test -e /var/lib/ran && test -e /var/lib/from-runcmd")
-				b.eventually(id, "the reason on the console", func() bool {
-					out, err := b.d.Console(id)
-					return err == nil && strings.Contains(string(out), c.console)
-				})
+				b.shown(id, c.console)
 				if out := strings.Fields(b.sh(id, "systemctl show -P ExecMainStatus -P Result lecafe-install.service")); len(out) != 2 || (out[0] != c.exit && out[1] != c.exit) {
 					t.Errorf("lecafe-install.service: %v, want exit code %s", out, c.exit)
 				}

@@ -1,9 +1,7 @@
 package packer
 
 import (
-	"encoding/base64"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,15 +10,10 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
-	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
-	s3api "github.com/aws/aws-sdk-go-v2/service/s3"
-	"golang.org/x/sys/unix"
 
 	"github.com/lecafe/lecafe/agent/report"
-	"github.com/lecafe/lecafe/bake/cleanup"
-	"github.com/lecafe/lecafe/bake/cleanup/secrets"
-	"github.com/lecafe/lecafe/bake/manifest"
 	"github.com/lecafe/lecafe/lab"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // nullTemplate builds on a machine that is there already.
@@ -66,12 +59,13 @@ func agentSettings(l *lab.Lab) string {
 // one that a planted private key has to stop.
 func TestProvisioner(t *testing.T) {
 	t.Parallel()
-	l := startLab(t)
+	l := boots.Lab(t, []string{"debian-12"}, nil)
 	p := newPacker(t, l)
 	dir := write(t, map[string]string{"image.pkr.hcl": nullTemplate, "agent.yaml": agentSettings(l)})
 	key := newKey(t, l, dir)
-	id := runInstance(t, l, l.AMIs["debian-12"], key, "")
-	runInstance(t, l, l.AMIs["debian-12"], key, "")
+	withKey := func(in *ec2.RunInstancesInput) { in.KeyName = &key }
+	id := boots.RunInstance(t, l, l.AMIs["debian-12"], "", withKey)
+	boots.RunInstance(t, l, l.AMIs["debian-12"], "", withKey)
 
 	out, code := p.run("build", "-var", fmt.Sprintf("port=%d", sshPort(t, l, 1)), dir)
 	if code != 0 {
@@ -91,24 +85,9 @@ func TestProvisioner(t *testing.T) {
 	}
 	t.Log(out)
 
-	api := ec2.NewFromConfig(config(l))
-	if _, err := api.StopInstances(t.Context(), &ec2.StopInstancesInput{InstanceIds: []string{id}}); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "stopped builder", func() bool {
-		info, _ := l.EC2.Instance(id)
-		return info.State == "stopped"
-	}, func() string { return console(l, id) })
-	made, err := api.CreateImage(t.Context(), &ec2.CreateImageInput{InstanceId: &id, Name: aws.String("by-packer")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "available image", func() bool {
-		d, err := api.DescribeImages(t.Context(), &ec2.DescribeImagesInput{ImageIds: []string{*made.ImageId}})
-		return err == nil && len(d.Images) == 1 && d.Images[0].State == types.ImageStateAvailable
-	}, func() string { return "" })
-	clean(t, l, *made.ImageId)
-	boots(t, l, *made.ImageId)
+	image := boots.Capture(t, l, id, "by-packer")
+	inspect(t, l, image)
+	serves(t, l, image)
 }
 
 // newKey makes a key pair in the lab's EC2, with its private half in dir/key,
@@ -117,115 +96,30 @@ func newKey(t *testing.T, l *lab.Lab, dir string) string {
 	t.Helper()
 	path := filepath.Join(dir, "key")
 	if out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", path).CombinedOutput(); err != nil {
-		cannot(t, "builds over ssh", fmt.Errorf("ssh-keygen: %w %s", err, out))
+		boots.Cannot(t, "builds over ssh", fmt.Errorf("ssh-keygen: %w %s", err, out))
 	}
 	public, err := os.ReadFile(path + ".pub")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ec2.NewFromConfig(config(l)).ImportKeyPair(t.Context(), &ec2.ImportKeyPairInput{KeyName: aws.String("packer"), PublicKeyMaterial: public}); err != nil {
+	if _, err := ec2.NewFromConfig(boots.Config(l)).ImportKeyPair(t.Context(), &ec2.ImportKeyPairInput{KeyName: aws.String("packer"), PublicKeyMaterial: public}); err != nil {
 		t.Fatal(err)
 	}
 	return "packer"
 }
 
-func runInstance(t *testing.T, l *lab.Lab, imageID, key, userData string) string {
+// inspect looks into an image that Packer has built, before it has booted.
+func inspect(t *testing.T, l *lab.Lab, imageID string) {
 	t.Helper()
-	in := &ec2.RunInstancesInput{
-		ImageId: &imageID, InstanceType: types.InstanceTypeT3Micro, MinCount: aws.Int32(1), MaxCount: aws.Int32(1),
-		UserData:           aws.String(base64.StdEncoding.EncodeToString([]byte(userData))),
-		IamInstanceProfile: &types.IamInstanceProfileSpecification{Name: aws.String("lecafe-app-profile")},
-		MetadataOptions:    &types.InstanceMetadataOptionsRequest{HttpTokens: types.HttpTokensStateRequired, HttpPutResponseHopLimit: aws.Int32(1)},
-	}
-	if key != "" {
-		in.KeyName = &key
-	}
-	out, err := ec2.NewFromConfig(config(l)).RunInstances(t.Context(), in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return aws.ToString(out.Instances[0].InstanceId)
+	boots.Inspect(t, l, imageID, []string{"/usr/lib/lecafe/trap.sh"}, []string{"/home/debian/.ssh/authorized_keys"})
 }
 
-// clean fails where an image holds what must not be in one. It looks before
-// the image has booted.
-func clean(t *testing.T, l *lab.Lab, imageID string) {
+// serves launches an image and expects its agent's good report.
+func serves(t *testing.T, l *lab.Lab, imageID string) {
 	t.Helper()
-	layers, err := l.Machines.Layers(imageID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tree := t.TempDir()
-	if err := unix.Mount("overlay", tree, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(layers, ":")); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := unix.Unmount(tree, 0); err != nil {
-			t.Error(err)
-		}
-	}()
-	scanner, err := secrets.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	found, err := cleanup.Inspect(t.Context(), cleanup.Options{Root: tree, Scanner: scanner})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range found {
-		t.Errorf("in the image: %s", f)
-	}
-	for _, path := range []string{manifest.Dir, manifest.LastHook, "/home/debian/.ssh/authorized_keys"} {
-		if _, err := os.Lstat(filepath.Join(tree, path)); err == nil {
-			t.Errorf("%s is left in the image", path)
-		}
-	}
-	for _, path := range []string{"/usr/bin/lecafe-agent", "/etc/lecafe/agent.yaml", "/usr/lib/lecafe/trap.sh"} {
-		if _, err := os.Lstat(filepath.Join(tree, path)); err != nil {
-			t.Errorf("the image lacks %s: %v", path, err)
-		}
-	}
-}
-
-// boots launches an image and expects its agent's good report.
-func boots(t *testing.T, l *lab.Lab, imageID string) {
-	t.Helper()
-	id := runInstance(t, l, imageID, "", "#!/bin/bash\nset -euo pipefail\necho served > /run/served\n")
-	r := reportOf(t, l, id)
+	id := boots.RunInstance(t, l, imageID, "#!/bin/bash\nset -euo pipefail\necho served > /run/served\n", nil)
+	r := boots.ReportOf(t, l, id)
 	if r.Verdict != report.Success || r.Instance.ID != id || r.Instance.ImageID != imageID {
 		t.Errorf("report of %s: %s: %s (%+v)", id, r.Verdict, r.Summary, r.Causes)
 	}
-}
-
-func reportOf(t *testing.T, l *lab.Lab, id string) *report.Report {
-	t.Helper()
-	var r *report.Report
-	eventually(t, "report of "+id, func() bool {
-		for _, key := range l.S3.Objects("lecafe-reports", "lecafe-reports/") {
-			k, err := report.ParseKey(key)
-			if err != nil || k.InstanceID() != id || k.Kind != report.KindBootstrap {
-				continue
-			}
-			api := s3api.NewFromConfig(config(l), func(o *s3api.Options) { o.UsePathStyle = true })
-			out, err := api.GetObject(t.Context(), &s3api.GetObjectInput{Bucket: aws.String("lecafe-reports"), Key: &key})
-			if err != nil {
-				t.Fatal(err)
-			}
-			body, err := io.ReadAll(out.Body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if r, err = report.Decode(body); err != nil {
-				t.Fatal(err)
-			}
-			return true
-		}
-		return false
-	}, func() string { return console(l, id) })
-	return r
-}
-
-func console(l *lab.Lab, id string) string {
-	out, _ := l.Machines.Console(id)
-	return string(out[max(0, len(out)-4000):])
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/lecafe/lecafe/lab"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // TestEverything builds, with the template that lecafe makes of it, a recipe
@@ -21,7 +22,7 @@ import (
 // their own, sharing, deprecation and protection.
 func TestEverything(t *testing.T) {
 	t.Parallel()
-	l := startLab(t)
+	l := boots.Lab(t, []string{"debian-12"}, nil)
 	p := newPacker(t, l)
 	p.amazon()
 	dir := copied(t, recipes["everything"])
@@ -48,7 +49,7 @@ func TestEverything(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "image.pkr.hcl"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	api := ec2.NewFromConfig(config(l))
+	api := ec2.NewFromConfig(boots.Config(l))
 	if _, err := api.CreateLaunchTemplate(t.Context(), &ec2.CreateLaunchTemplateInput{
 		LaunchTemplateName: aws.String("everything"), LaunchTemplateData: &types.RequestLaunchTemplateData{ImageId: aws.String(l.AMIs["debian-12"])},
 	}); err != nil {
@@ -63,7 +64,7 @@ func TestEverything(t *testing.T) {
 		t.Error("a step's line came through as another")
 	}
 	for _, region := range []string{lab.Region, "eu-west-1", "eu-central-1"} {
-		images, err := ec2.NewFromConfig(config(l), func(o *ec2.Options) { o.Region = region }).DescribeImages(t.Context(), &ec2.DescribeImagesInput{Owners: []string{"self"}})
+		images, err := ec2.NewFromConfig(boots.Config(l), func(o *ec2.Options) { o.Region = region }).DescribeImages(t.Context(), &ec2.DescribeImagesInput{Owners: []string{"self"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +73,7 @@ func TestEverything(t *testing.T) {
 			continue
 		}
 		i := images.Images[0]
-		shared, err := ec2.NewFromConfig(config(l), func(o *ec2.Options) { o.Region = region }).DescribeImageAttribute(t.Context(), &ec2.DescribeImageAttributeInput{
+		shared, err := ec2.NewFromConfig(boots.Config(l), func(o *ec2.Options) { o.Region = region }).DescribeImageAttribute(t.Context(), &ec2.DescribeImageAttributeInput{
 			ImageId: i.ImageId, Attribute: types.ImageAttributeNameLaunchPermission,
 		})
 		if err != nil {
@@ -109,6 +110,6 @@ func deb(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	if out, err := exec.CommandContext(t.Context(), "dpkg-deb", "--root-owner-group", "--build", dir, path).CombinedOutput(); err != nil {
-		cannot(t, "builds with a package file", fmt.Errorf("dpkg-deb: %w %s", err, out))
+		boots.Cannot(t, "builds with a package file", fmt.Errorf("dpkg-deb: %w %s", err, out))
 	}
 }

@@ -1,8 +1,7 @@
 // Package packer runs the real Packer with lecafe's plugin. It owns what its
-// tests share: Packer and its amazon plugin, built once from packer/tools, and
-// the way to the sshd of an instance in the lab.
-//
-// What cannot run here is skipped, and says so; with CI=true it fails instead.
+// tests alone share: Packer and its amazon plugin, built once from
+// packer/tools, and the way to the sshd of an instance in the lab. Package
+// boots says where and when they run.
 package packer
 
 import (
@@ -11,46 +10,26 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"golang.org/x/sys/unix"
 
 	"github.com/lecafe/lecafe/lab"
-	"github.com/lecafe/lecafe/lab/image"
-	"github.com/lecafe/lecafe/lab/machine"
+	"github.com/lecafe/lecafe/test/boots"
 )
-
-// deadline is generous: what it bounds takes seconds, but CI machines are
-// shared.
-const deadline = 4 * time.Minute
-
-const root = "../.."
-
-// cannot skips the test, or fails it in CI.
-func cannot(t *testing.T, what string, err error) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s must run in CI: %v", what, err)
-	}
-	t.Skipf("SKIPPED %s: %v", what, err)
-}
 
 // tool returns the program of a module below packer/tools, building it at the
 // first call ever: .cache keeps it, by what its module asks for.
 func tool(module, pkg string) func() (string, error) {
 	return sync.OnceValues(func() (string, error) {
-		dir := filepath.Join(root, "packer/tools", module)
+		dir := filepath.Join(boots.Root, "packer/tools", module)
 		sum := sha256.New()
 		for _, f := range []string{"go.mod", "go.sum"} {
 			b, err := os.ReadFile(filepath.Join(dir, f))
@@ -60,7 +39,7 @@ func tool(module, pkg string) func() (string, error) {
 			sum.Write(b)
 		}
 		sum.Write([]byte(runtime.Version()))
-		out, err := filepath.Abs(filepath.Join(root, ".cache/packer", fmt.Sprintf("%s-%x", module, sum.Sum(nil)[:6]), module))
+		out, err := filepath.Abs(filepath.Join(boots.Root, ".cache/packer", fmt.Sprintf("%s-%x", module, sum.Sum(nil)[:6]), module))
 		if err != nil {
 			return "", err
 		}
@@ -70,21 +49,11 @@ func tool(module, pkg string) func() (string, error) {
 		// Built beside its place and renamed: a build that is cut short leaves
 		// nothing that looks like a program.
 		part := fmt.Sprintf("%s.%d", out, os.Getpid())
-		if err := build(dir, "-o", part, pkg); err != nil {
+		if err := boots.Build(dir, "-o", part, pkg); err != nil {
 			return "", err
 		}
 		return out, os.Rename(part, out)
 	})
-}
-
-func build(dir string, args ...string) error {
-	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-ldflags", "-s -w"}, args...)...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build %s: %w\n%s", strings.Join(args, " "), err, out)
-	}
-	return nil
 }
 
 var (
@@ -92,34 +61,7 @@ var (
 	amazonTool = tool("packer-plugin-amazon", "github.com/hashicorp/packer-plugin-amazon")
 )
 
-// scratch is where programs are built; it goes with the tests.
-var scratch string
-
-// programs returns the directory of lecafe's programs, the plugin among them:
-// LECAFE_BIN, where make has just built them, or one they are built into.
-var programs = sync.OnceValues(func() (string, error) {
-	if dir := os.Getenv("LECAFE_BIN"); dir != "" {
-		return dir, nil
-	}
-	if err := build(root, "-o", scratch+"/", "./cmd/lecafe", "./cmd/lecafe-agent", "./cmd/lecafe-builder"); err != nil {
-		return "", err
-	}
-	return scratch, build(filepath.Join(root, "packer"), "-o", filepath.Join(scratch, "packer-plugin-lecafe"), ".")
-})
-
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "lecafe-packer-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	scratch = dir
-	code := m.Run()
-	if err := os.RemoveAll(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(boots.Run(m)) }
 
 // packer is a user's Packer with its own plugin directory.
 type packer struct {
@@ -131,20 +73,15 @@ type packer struct {
 
 func newPacker(t *testing.T, l *lab.Lab) *packer {
 	t.Helper()
-	if testing.Short() && os.Getenv("CI") != "true" {
-		t.Skip("SKIPPED the real Packer: -short")
-	}
+	boots.NotShort(t, "the real Packer")
 	bin := os.Getenv("LECAFE_PACKER") // another version, for a look
 	if bin == "" {
 		var err error
 		if bin, err = packerTool(); err != nil {
-			cannot(t, "the real Packer", err)
+			boots.Cannot(t, "the real Packer", err)
 		}
 	}
-	own, err := programs()
-	if err != nil {
-		t.Fatal(err)
-	}
+	own := boots.Programs(t)
 	home := t.TempDir()
 	p := &packer{t: t, bin: bin, own: own, env: append(os.Environ(),
 		"HOME="+home, "PACKER_CONFIG_DIR="+home, "PACKER_PLUGIN_PATH="+filepath.Join(home, "plugins"),
@@ -154,7 +91,7 @@ func newPacker(t *testing.T, l *lab.Lab) *packer {
 	if l != nil {
 		p.env = append(p.env, l.Env()...)
 	}
-	p.install("lecafe", filepath.Join(own, "packer-plugin-lecafe"))
+	p.install("lecafe", boots.Plugin(t))
 	return p
 }
 
@@ -170,7 +107,7 @@ func (p *packer) install(name, path string) {
 // run returns what Packer wrote, and its exit code.
 func (p *packer) run(args ...string) (string, int) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.t.Context(), 2*deadline)
+	ctx, cancel := context.WithTimeout(p.t.Context(), 2*boots.Deadline)
 	defer cancel()
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, p.bin, args...)
@@ -193,44 +130,6 @@ func write(t *testing.T, files map[string]string) string {
 		}
 	}
 	return dir
-}
-
-// startLab starts a lab whose instances boot. It ends with the test.
-func startLab(t *testing.T) *lab.Lab {
-	t.Helper()
-	if testing.Short() && os.Getenv("CI") != "true" {
-		t.Skip("SKIPPED real boots: -short")
-	}
-	for _, err := range []error{machine.Ready(), image.Ready()} {
-		if err != nil {
-			cannot(t, "real boots", err)
-		}
-	}
-	r, err := image.Find("debian-12")
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err := image.Build(t.Context(), r, image.Options{Mirror: os.Getenv("LECAFE_LAB_MIRROR")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := lab.Start(t.Context(), lab.Options{
-		Driver: lab.DriverNspawn, StateDir: filepath.Join(os.TempDir(), "lecafe-packer-test"), Images: []*image.Image{img}, Seed: lab.LeCafe(),
-		TimeScale: 100, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return l
-}
-
-func config(l *lab.Lab) aws.Config {
-	return aws.Config{Region: lab.Region, BaseEndpoint: aws.String(l.URL), Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
 }
 
 // sshPort returns a port of the host's loopback that leads to the sshd of the
@@ -286,26 +185,4 @@ func dialWithin(ns, addr string) (c net.Conn, err error) {
 	}()
 	<-done
 	return c, err
-}
-
-func eventually(t *testing.T, what string, ok func() bool, diagnosis func() string) {
-	t.Helper()
-	end := time.Now().Add(deadline)
-	for !ok() {
-		if time.Now().After(end) {
-			t.Fatalf("no %s after %s\n%s", what, deadline, diagnosis())
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-t.Context().Done():
-			t.Fatal(context.Cause(t.Context()))
-		}
-	}
-}
-
-type testWriter struct{ t *testing.T }
-
-func (w testWriter) Write(b []byte) (int, error) {
-	w.t.Log(string(b))
-	return len(b), nil
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/lecafe/lecafe/bake/manifest"
 	"github.com/lecafe/lecafe/lab"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // production is what runs before an image is published: a launch template, an
@@ -37,7 +38,7 @@ const imageParameter = "/images/cafe"
 
 func newProduction(t *testing.T, l *lab.Lab) *production {
 	t.Helper()
-	p := &production{t, l, ec2.NewFromConfig(config(l)), autoscaling.NewFromConfig(config(l)), ssm.NewFromConfig(config(l))}
+	p := &production{t, l, ec2.NewFromConfig(boots.Config(l)), autoscaling.NewFromConfig(boots.Config(l)), ssm.NewFromConfig(boots.Config(l))}
 	must := func(_ any, err error) {
 		t.Helper()
 		if err != nil {
@@ -55,7 +56,7 @@ func newProduction(t *testing.T, l *lab.Lab) *production {
 		LaunchTemplate: &astypes.LaunchTemplateSpecification{LaunchTemplateName: aws.String("cafe"), Version: aws.String("1")},
 	}))
 	must(p.ssm.PutParameter(t.Context(), &ssm.PutParameterInput{Name: aws.String(imageParameter), Value: aws.String(l.AMIs["debian-12"]), Type: ssmtypes.ParameterTypeString}))
-	eventually(t, "instance of the group", func() bool { return len(p.instances()) == 1 }, func() string { return "" })
+	boots.Eventually(t, "instance of the group", func() bool { return len(p.instances()) == 1 }, boots.Nothing)
 	return p
 }
 
@@ -119,7 +120,7 @@ func (p *production) images() []types.Image {
 // real launch template, and promotion. Then a build whose canary fails.
 func TestAmazonEBS(t *testing.T) {
 	t.Parallel()
-	l := startLab(t)
+	l := boots.Lab(t, []string{"debian-12"}, nil)
 	p := newPacker(t, l)
 	p.amazon()
 	shop := newProduction(t, l)
@@ -160,9 +161,9 @@ func TestAmazonEBS(t *testing.T) {
 	}
 	shop.uses(image)
 	nothingLeft(t, l, shop.instances())
-	clean(t, l, image)
+	inspect(t, l, image)
 	for _, id := range shop.instances() {
-		if r := reportOf(t, l, id); r.Verdict != "success" || r.Instance.ImageID != image {
+		if r := boots.ReportOf(t, l, id); r.Verdict != "success" || r.Instance.ImageID != image {
 			t.Errorf("report of %s: %s: %s (%+v)", id, r.Verdict, r.Summary, r.Causes)
 		}
 	}

@@ -19,8 +19,7 @@ import (
 	"github.com/lecafe/lecafe/bake/manifest"
 	"github.com/lecafe/lecafe/lab"
 	"github.com/lecafe/lecafe/lab/cloud/ec2"
-	"github.com/lecafe/lecafe/lab/image"
-	"github.com/lecafe/lecafe/lab/machine"
+	"github.com/lecafe/lecafe/test/boots"
 	"github.com/lecafe/lecafe/userdata"
 )
 
@@ -215,10 +214,7 @@ func smallRecipe(t *testing.T, more string) string {
 
 func lecafe(t *testing.T, l *lab.Lab, args ...string) run {
 	t.Helper()
-	bin, err := programs()
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := boots.Programs(t)
 	return measure(t, l, append(os.Environ(), append(l.Env(), "XDG_STATE_HOME="+t.TempDir())...), filepath.Join(bin, "lecafe"), args...)
 }
 
@@ -277,31 +273,7 @@ build {
 // boots1 gives a contender a lab of its own whose instances boot.
 func boots1(f func(*testing.T, *lab.Lab) run) func(*testing.T) run {
 	return func(t *testing.T) run {
-		for _, err := range []error{machine.Ready(), image.Ready()} {
-			if err != nil {
-				cannot(t, "real boots", err)
-			}
-		}
-		r, err := image.Find("debian-12")
-		if err != nil {
-			t.Fatal(err)
-		}
-		img, err := image.Build(t.Context(), r, image.Options{Mirror: os.Getenv("LECAFE_LAB_MIRROR")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, err := lab.Start(t.Context(), lab.Options{
-			Driver: lab.DriverNspawn, StateDir: filepath.Join(os.TempDir(), "lecafe-side-by-side"), Images: []*image.Image{img}, Seed: lab.LeCafe(), AWSTimes: true,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := l.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		return f(t, l)
+		return f(t, boots.Lab(t, []string{"debian-12"}, func(o *lab.Options) { o.TimeScale, o.AWSTimes = 0, true }))
 	}
 }
 

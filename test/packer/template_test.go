@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/lecafe/lecafe/lab"
+	"github.com/lecafe/lecafe/test/boots"
 )
 
 // amazon installs the amazon plugin too.
@@ -19,14 +20,14 @@ func (p *packer) amazon() {
 	p.t.Helper()
 	path, err := amazonTool()
 	if err != nil {
-		cannot(p.t, "Packer's amazon plugin", err)
+		boots.Cannot(p.t, "Packer's amazon plugin", err)
 	}
 	p.install("amazon", path)
 }
 
 // recipes are those whose template is kept in testdata, by its name.
 var recipes = map[string]string{
-	"lecafe-app": root + "/examples/lecafe-app/recipe.yaml",
+	"lecafe-app": boots.Root + "/examples/lecafe-app/recipe.yaml",
 	"everything": "testdata/everything/recipe.yaml",
 }
 
@@ -88,7 +89,7 @@ func TestTemplate(t *testing.T) {
 // instances in others are not its.
 func nothingLeft(t *testing.T, l *lab.Lab, others []string) {
 	t.Helper()
-	api := ec2.NewFromConfig(config(l))
+	api := ec2.NewFromConfig(boots.Config(l))
 	instances, err := api.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{})
 	if err != nil {
 		t.Fatal(err)
