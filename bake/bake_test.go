@@ -88,7 +88,7 @@ func (w *world) options(r *recipe.Recipe) bake.Options {
 
 // play answers for builders until the test ends.
 func (w *world) play(p *player) *player {
-	play(w.t.Context(), w.Config(), p)
+	play(w.t.Context(), fake{w.EC2}, p)
 	w.t.Cleanup(func() {
 		if err := p.done(); err != nil {
 			w.t.Error(err)

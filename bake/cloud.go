@@ -43,7 +43,6 @@ type ec2API interface {
 	DescribeSnapshots(context.Context, *ec2.DescribeSnapshotsInput, ...func(*ec2.Options)) (*ec2.DescribeSnapshotsOutput, error)
 	DescribeSubnets(context.Context, *ec2.DescribeSubnetsInput, ...func(*ec2.Options)) (*ec2.DescribeSubnetsOutput, error)
 	DescribeVolumes(context.Context, *ec2.DescribeVolumesInput, ...func(*ec2.Options)) (*ec2.DescribeVolumesOutput, error)
-	DescribeVpcs(context.Context, *ec2.DescribeVpcsInput, ...func(*ec2.Options)) (*ec2.DescribeVpcsOutput, error)
 	EnableImageDeprecation(context.Context, *ec2.EnableImageDeprecationInput, ...func(*ec2.Options)) (*ec2.EnableImageDeprecationOutput, error)
 	EnableImageDeregistrationProtection(context.Context, *ec2.EnableImageDeregistrationProtectionInput, ...func(*ec2.Options)) (*ec2.EnableImageDeregistrationProtectionOutput, error)
 	GetConsoleOutput(context.Context, *ec2.GetConsoleOutputInput, ...func(*ec2.Options)) (*ec2.GetConsoleOutputOutput, error)
@@ -232,9 +231,53 @@ func realSleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// until calls f about every poll until it is done or fails for good. Under
-// throttling the interval doubles, up to 30 s, and comes back slowly.
+// rhythm is how a wait for something slow asks: seldom where an answer is not
+// to be expected yet, and the less often the longer it has waited, so that a
+// question comes late by a fifteenth of the wait at most. The zero value asks
+// at every poll first.
+type rhythm struct {
+	waited time.Duration // since the last news
+	left   time.Duration // as the cloud's own progress says; 0: not known
+}
+
+// What every rhythm has, in polls.
+const (
+	firstPolls   = 5 // 10 s: EC2 hardly boots, stops or ends an instance or makes an image in less
+	longestPolls = 8
+	waitedShare  = 15
+)
+
+func (r *rhythm) gap(poll time.Duration) time.Duration {
+	return min(max(poll, r.waited/waitedShare, r.left/2), longestPolls*poll)
+}
+
+// news brings the rhythm back to its beginning.
+func (r *rhythm) news() { *r = rhythm{} }
+
+// await calls f until it is done or fails for good, in the rhythm r (nil: one
+// of its own). What this process has just begun, fresh, it leaves alone for a
+// while first.
+func (p pace) await(ctx context.Context, fresh bool, r *rhythm, f func() (done bool, err error)) error {
+	if r == nil {
+		r = &rhythm{}
+	}
+	if fresh {
+		r.waited = firstPolls * p.poll
+		if err := p.sleep(ctx, r.waited); err != nil {
+			return err
+		}
+	}
+	return p.ask(ctx, func() time.Duration { return r.gap(p.poll) }, func(d time.Duration) { r.waited += d }, f)
+}
+
+// until calls f about every poll until it is done or fails for good.
 func (p pace) until(ctx context.Context, f func() (done bool, err error)) error {
+	return p.ask(ctx, func() time.Duration { return p.poll }, func(time.Duration) {}, f)
+}
+
+// ask calls f with at least gap between. Under throttling the interval
+// doubles, up to 30 s, and comes back slowly.
+func (p pace) ask(ctx context.Context, gap func() time.Duration, waited func(time.Duration), f func() (done bool, err error)) error {
 	wait := p.poll
 	for {
 		done, err := f()
@@ -250,9 +293,11 @@ func (p pace) until(ctx context.Context, f func() (done bool, err error)) error 
 		default:
 			wait = max(wait*3/4, p.poll)
 		}
-		if err := p.sleep(ctx, wait); err != nil {
+		next := max(wait, gap())
+		if err := p.sleep(ctx, next); err != nil {
 			return err
 		}
+		waited(next)
 	}
 }
 

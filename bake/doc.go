@@ -15,8 +15,10 @@
 //	settling              an image that is committed             finishes   finishes
 //	cleaning up           a done image and some of the rest      finishes   removes the rest
 //
-// Every call that changes something in the cloud is in the journal before it
-// is made; everything that is made carries the bake's ID as a tag from its
-// creation. So another process can go on with a bake (Resume) or remove what
+// Every call that makes something in the cloud is in the journal before it is
+// made; everything that is made carries the bake's ID as a tag from its
+// creation. Calls that stop, share or remove what is there are not waited for
+// by a writing of their own: what is to be cleaned up is the same on both
+// sides of them, and repeating them does no harm. So another process can go on with a bake (Resume) or remove what
 // is left of it (GC), whenever the first one died.
 package bake

@@ -114,57 +114,92 @@ func verdictOf(res *manifest.Result) error {
 }
 
 // follow waits for the result of an instance that a manifest leads, and shows
-// its progress.
+// its progress. Until it runs, EC2 alone is asked; then one listing says
+// whether there is progress or a result.
 func (b *bake) follow(ctx context.Context, sub, instance string, deadline time.Time) (*manifest.Result, error) {
 	var (
-		res      manifest.Result
-		progress manifest.Progress
-		asked    = b.now()
-		running  bool
+		r       rhythm
+		res     manifest.Result
+		last    manifest.Progress
+		etag    string
+		running = b.resumed // it may be long done, and stopped
+		asked   = b.now()
 	)
-	err := b.pace.until(ctx, func() (bool, error) {
-		if found, err := b.getJSON(ctx, path.Join(sub, resultName), &res); err != nil || found {
-			return found, err
+	err := b.pace.await(ctx, !b.resumed, &r, func() (bool, error) {
+		if !running || b.now().Sub(asked) >= instanceEvery {
+			asked = b.now()
+			state, err := b.lives(ctx, instance, deadline)
+			if err != nil && !passing(err) {
+				// Its last word may be there: it says more than its end.
+				if found, _ := b.getJSON(ctx, path.Join(sub, resultName), &res); found {
+					return true, nil
+				}
+			}
+			if err != nil {
+				return false, err
+			}
+			if running = running || state == types.InstanceStateNameRunning; !running {
+				return false, nil
+			}
 		}
-		before := progress.Serial
-		found, err := b.getJSON(ctx, path.Join(sub, progressName), &progress)
+		tags, err := b.said(ctx, sub)
 		if err != nil {
 			return false, err
 		}
-		if found && progress.Serial != before {
-			running = true
-			b.emit(Event{Kind: EventStep, Phase: b.phaseName(), Step: progress.Step, Steps: progress.Steps, Text: progress.Phase + ": " + progress.Name, Tail: progress.Tail})
+		if tags[resultName] != "" {
+			return b.getJSON(ctx, path.Join(sub, resultName), &res)
 		}
-		every := instanceEvery
-		if !running {
-			every = b.pace.poll // its states are all there is to show
-		}
-		if b.now().Sub(asked) < every {
+		if tags[progressName] == etag {
 			return false, nil
 		}
-		asked = b.now()
-		return false, b.lives(ctx, instance, deadline)
+		progress := manifest.Progress{}
+		if found, err := b.getJSON(ctx, path.Join(sub, progressName), &progress); err != nil || !found {
+			return false, err
+		}
+		etag = tags[progressName]
+		if progress.Step != last.Step || progress.Phase != last.Phase || progress.Name != last.Name || !slices.Equal(progress.Tail, last.Tail) {
+			r.news() // a sign of life is none
+		}
+		last = progress
+		b.emit(Event{Kind: EventStep, Phase: b.phaseName(), Step: progress.Step, Steps: progress.Steps, Text: progress.Phase + ": " + progress.Name, Tail: progress.Tail})
+		return false, nil
 	})
 	return &res, err
 }
 
-// lives fails when an instance can no longer send a result.
-func (b *bake) lives(ctx context.Context, instance string, deadline time.Time) error {
+// said returns the ETags of what an instance has PUT, by name: they come after
+// all that it fetches.
+func (b *bake) said(ctx context.Context, sub string) (map[string]string, error) {
+	prefix := b.store.key(sub) + "/"
+	out, err := b.s3.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &b.store.bucket, Prefix: &prefix, StartAfter: aws.String(prefix + "p")})
+	if err != nil {
+		return nil, err
+	}
+	tags := map[string]string{}
+	for _, o := range out.Contents {
+		tags[strings.TrimPrefix(aws.ToString(o.Key), prefix)] = aws.ToString(o.ETag)
+	}
+	return tags, nil
+}
+
+// lives returns the state of an instance, and fails when it can no longer send
+// a result.
+func (b *bake) lives(ctx context.Context, instance string, deadline time.Time) (types.InstanceStateName, error) {
 	i, err := b.describeInstance(ctx, instance)
 	if isCode(err, "InvalidInstanceID.NotFound") {
-		return nil // not visible yet
+		return "", nil // not visible yet
 	}
 	if err != nil || i == nil || i.State == nil {
-		return err
+		return "", err
 	}
 	state := i.State.Name
 	b.emit(Event{Kind: EventProgress, Phase: b.phaseName(), Text: instance + " is " + string(state)})
 	switch state {
 	case types.InstanceStateNamePending, types.InstanceStateNameRunning:
 		if b.now().After(deadline.Add(5 * time.Minute)) {
-			return fmt.Errorf("%s sent no result by its deadline, %s: raise it, or look at it with --keep-builder%s", instance, deadline.Format(time.RFC3339), b.console(ctx, instance))
+			return "", fmt.Errorf("%s sent no result by its deadline, %s: raise it, or look at it with --keep-builder%s", instance, deadline.Format(time.RFC3339), b.console(ctx, instance))
 		}
-		return nil
+		return state, nil
 	}
 	reason := ""
 	if i.StateReason != nil {
@@ -173,7 +208,7 @@ func (b *bake) lives(ctx context.Context, instance string, deadline time.Time) e
 	if b.now().After(deadline) {
 		reason += "; its deadline has passed: raise it"
 	}
-	return fmt.Errorf("%s is %s before it sent its result%s%s", instance, state, reason, b.console(ctx, instance))
+	return "", fmt.Errorf("%s is %s before it sent its result%s%s", instance, state, reason, b.console(ctx, instance))
 }
 
 // console returns the builder's last words, where EC2 has them.

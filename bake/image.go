@@ -3,7 +3,6 @@ package bake
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -29,13 +28,11 @@ func (b *bake) stop(ctx context.Context) error {
 	if known.Image != "" {
 		return nil
 	}
-	if err := b.store.intend(ctx, "StopInstances", known.Instance); err != nil {
-		return err
-	}
+	b.store.note("StopInstances", known.Instance)
 	if _, err := b.ec2.StopInstances(ctx, &ec2.StopInstancesInput{InstanceIds: []string{known.Instance}}); err != nil {
 		return fmt.Errorf("stop builder %s: %w", known.Instance, err)
 	}
-	state, err := b.waitInstance(ctx, known.Instance, stopTimeout, types.InstanceStateNameStopped, types.InstanceStateNameTerminated, types.InstanceStateNameShuttingDown)
+	state, err := b.waitInstances(ctx, []string{known.Instance}, stopTimeout, !b.resumed, types.InstanceStateNameStopped, types.InstanceStateNameTerminated, types.InstanceStateNameShuttingDown)
 	if err == nil && state != types.InstanceStateNameStopped {
 		err = fmt.Errorf("it is %s: it powered itself off, at its deadline perhaps", state)
 	}
@@ -56,15 +53,12 @@ func (b *bake) create(ctx context.Context) error {
 		b.store.learn(func(f *facts) { f.Image = id })
 		known = b.store.known()
 	}
-	if err := b.requireIMDSv2(ctx, known.Image); err != nil {
-		return err
-	}
 	im, err := b.waitImage(ctx, b.ec2, known.Image)
 	if err != nil {
 		return fmt.Errorf("image %s: %w", known.Image, err)
 	}
 	b.store.learn(func(f *facts) { f.Snapshots = snapshotsOf(im) })
-	return nil
+	return b.requireIMDSv2(ctx, known.Image)
 }
 
 func snapshotsOf(im *types.Image) []string {
@@ -175,35 +169,15 @@ func (b *bake) imageByName(ctx context.Context, api ec2API, name string) (string
 	return aws.ToString(out.Images[0].ImageId), nil
 }
 
-// requireIMDSv2 lets instances of the image refuse IMDSv1 by default.
+// requireIMDSv2 lets instances of an available image refuse IMDSv1 by default.
 // CreateImage has no parameter for it.
 // https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/configuring-IMDS-new-instances.html
 func (b *bake) requireIMDSv2(ctx context.Context, image string) error {
-	if err := b.store.intend(ctx, "ModifyImageAttribute", image); err != nil {
-		return err
-	}
-	err := b.pace.visible(ctx, "InvalidAMIID.NotFound", func() error {
-		_, err := b.ec2.ModifyImageAttribute(ctx, &ec2.ModifyImageAttributeInput{ImageId: &image, ImdsSupport: &types.AttributeValue{Value: aws.String("v2.0")}},
-			func(o *ec2.Options) { o.RetryMaxAttempts = 5 })
-		if isCode(err, "InvalidAMIID.Unavailable", "IncorrectState") {
-			return &pendingError{err}
-		}
-		return err
-	})
+	b.store.note("ModifyImageAttribute", image)
+	_, err := b.ec2.ModifyImageAttribute(ctx, &ec2.ModifyImageAttributeInput{ImageId: &image, ImdsSupport: &types.AttributeValue{Value: aws.String("v2.0")}},
+		func(o *ec2.Options) { o.RetryMaxAttempts = 5 })
 	if notImplemented(err) {
 		b.warn("this endpoint has no ImdsSupport for images: the launch template must require IMDSv2")
-		return nil
-	}
-	var p *pendingError
-	if errors.As(err, &p) { // AWS takes it once the image is available
-		b.store.learn(func(*facts) {})
-		if _, err := b.waitImage(ctx, b.ec2, image); err != nil {
-			return fmt.Errorf("image %s: %w", image, err)
-		}
-		_, err = b.ec2.ModifyImageAttribute(ctx, &ec2.ModifyImageAttributeInput{ImageId: &image, ImdsSupport: &types.AttributeValue{Value: aws.String("v2.0")}})
-		if err != nil {
-			return fmt.Errorf("require IMDSv2 of image %s: %w", image, err)
-		}
 		return nil
 	}
 	if err != nil {
@@ -212,20 +186,27 @@ func (b *bake) requireIMDSv2(ctx context.Context, image string) error {
 	return nil
 }
 
-// pendingError is not passing: its code must not be seen by until.
-type pendingError struct{ err error }
-
-func (e *pendingError) Error() string        { return e.err.Error() }
-func (e *pendingError) ErrorCode() string    { return "lecafe.pending" }
-func (e *pendingError) ErrorMessage() string { return e.err.Error() }
-
-// waitImage polls until an image is available, showing its snapshots' progress.
+// waitImage waits until an image is available. Its snapshots say how far it
+// is, so they are asked while they are in the making, and the image itself
+// only now and then.
 func (b *bake) waitImage(ctx context.Context, api ec2API, id string) (*types.Image, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, imageTimeout, fmt.Errorf("not available after %s", imageTimeout))
 	defer cancel()
-	var im *types.Image
-	began, polls := b.now(), 0
-	err := b.pace.until(ctx, func() (bool, error) {
+	var (
+		im        *types.Image
+		r         rhythm
+		snapshots []string // that are not completed, as far as is known
+		seen      bool     // the snapshots
+		began     = b.now()
+		asked     int
+	)
+	err := b.pace.await(ctx, !b.resumed, &r, func() (bool, error) {
+		if asked++; len(snapshots) > 0 && asked%5 != 0 {
+			if making, err := b.snapshotProgress(ctx, api, snapshots, &r); err != nil || making {
+				return false, err
+			}
+			snapshots = nil
+		}
 		out, err := api.DescribeImages(ctx, &ec2.DescribeImagesInput{ImageIds: []string{id}})
 		if isCode(err, "InvalidAMIID.NotFound") {
 			return false, b.tooLate(began, id) // not visible yet
@@ -238,10 +219,14 @@ func (b *bake) waitImage(ctx context.Context, api ec2API, id string) (*types.Ima
 		case types.ImageStateAvailable:
 			return true, nil
 		case types.ImageStatePending:
-			if polls++; polls%5 == 0 {
-				b.snapshotProgress(ctx, api, im, began)
+			if seen {
+				return false, nil
 			}
-			return false, nil
+			if snapshots = snapshotsOf(im); len(snapshots) > 0 {
+				seen = true
+				_, err = b.snapshotProgress(ctx, api, snapshots, &r)
+			}
+			return false, err
 		}
 		reason := ""
 		if im.StateReason != nil {
@@ -259,27 +244,37 @@ func (b *bake) tooLate(began time.Time, id string) error {
 	return nil
 }
 
-// snapshotProgress shows how far the image is; it is only for people.
-func (b *bake) snapshotProgress(ctx context.Context, api ec2API, im *types.Image, began time.Time) {
-	ids := snapshotsOf(im)
-	if len(ids) == 0 {
-		return
-	}
+// snapshotProgress shows how far the snapshots of an image are, and says
+// whether they are in the making. Where they cannot be asked, they are not:
+// the image's state decides.
+func (b *bake) snapshotProgress(ctx context.Context, api ec2API, ids []string, r *rhythm) (making bool, err error) {
+	r.left = 0
 	out, err := api.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{SnapshotIds: ids})
-	if err != nil {
-		return
+	if passing(err) {
+		return true, err
+	}
+	if err != nil || len(out.Snapshots) < len(ids) {
+		return false, nil
 	}
 	least := 100
 	for _, s := range out.Snapshots {
-		var percent int
-		if _, err := fmt.Sscanf(aws.ToString(s.Progress), "%d%%", &percent); err == nil {
-			least = min(least, percent)
+		if s.State != types.SnapshotStatePending {
+			if s.State != types.SnapshotStateCompleted {
+				return false, nil
+			}
+			continue
 		}
+		making = true
+		percent := 0
+		_, _ = fmt.Sscanf(aws.ToString(s.Progress), "%d%%", &percent) // 0 where EC2 says nothing yet
+		least = min(least, percent)
 	}
 	e := Event{Kind: EventProgress, Phase: b.phaseName(), Text: fmt.Sprintf("snapshots at %d%%", least), Percent: least}
-	if spent := b.now().Sub(began); least > 5 && least < 100 {
-		e.Left = time.Duration(float64(spent) * float64(100-least) / float64(least)).Round(time.Second)
+	if least > 5 && least < 100 {
+		r.left = time.Duration(float64(r.waited) * float64(100-least) / float64(least))
+		e.Left = r.left.Round(time.Second)
 		e.Text += ", about " + e.Left.String() + " left"
 	}
 	b.emit(e)
+	return making, nil
 }

@@ -38,7 +38,7 @@ const (
 )
 
 // journal is one JSON object in S3, rewritten as a whole before every call
-// that changes something. It is deleted last.
+// that makes something. It is deleted last.
 type journal struct {
 	Schema  string    `json:"schema"`
 	BakeID  string    `json:"bake_id"`
@@ -90,7 +90,8 @@ type file struct {
 	Size   int64  `json:"size"`
 }
 
-// callLog is one call, written before it is made.
+// callLog is one call that changes something. One that makes something is
+// written before it is made, others with the next writing.
 type callLog struct {
 	N      int       `json:"n"`
 	Action string    `json:"action"`
@@ -225,18 +226,38 @@ func (s *store) update(ctx context.Context, f func(*journal)) error {
 	return nil
 }
 
-// intend writes down that a call is going to be made.
+// intend writes down that a call is going to be made that makes something. It
+// fails when another process drives the bake: then nothing is made beside it.
 func (s *store) intend(ctx context.Context, action, on string) error {
-	return s.update(ctx, func(j *journal) {
-		n := 1
-		if len(j.Calls) > 0 {
-			n = j.Calls[len(j.Calls)-1].N + 1
-		}
-		j.Calls = append(j.Calls, callLog{N: n, Action: action, On: on, At: s.now().UTC()})
-		if extra := len(j.Calls) - maxCalls; extra > 0 {
-			j.Calls = j.Calls[extra:]
-		}
-	})
+	return s.update(ctx, func(j *journal) { j.log(action, on, s.now()) })
+}
+
+// note is for calls that change or remove what is there already: whoever goes
+// on, or cleans up, finds the same things before and after them. It reaches S3
+// with the next writing.
+func (s *store) note(action, on string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.j.log(action, on, s.now())
+}
+
+func (j *journal) log(action, on string, at time.Time) {
+	n := 1
+	if len(j.Calls) > 0 {
+		n = j.Calls[len(j.Calls)-1].N + 1
+	}
+	j.Calls = append(j.Calls, callLog{N: n, Action: action, On: on, At: at.UTC()})
+	if extra := len(j.Calls) - maxCalls; extra > 0 {
+		j.Calls = j.Calls[extra:]
+	}
+}
+
+// quiet is how much of d is left since the journal was last written; at most
+// d, and not negative.
+func (s *store) quiet(d time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return min(max(d-s.now().Sub(s.j.Beat), 0), d)
 }
 
 // learn changes what is known; it reaches S3 with the next writing. What is

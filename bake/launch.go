@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,7 +49,7 @@ func (b *bake) network(ctx context.Context) error {
 		return err
 	}
 	out, err := b.ec2.CreateSecurityGroup(ctx, &ec2.CreateSecurityGroupInput{
-		GroupName: &name, VpcId: &vpc, Description: aws.String("lecafe builder: nothing comes in"),
+		GroupName: &name, VpcId: vpc, Description: aws.String("lecafe builder: nothing comes in"),
 		TagSpecifications: []types.TagSpecification{tagSpec(types.ResourceTypeSecurityGroup, b.tags())},
 	})
 	id := ""
@@ -56,6 +57,8 @@ func (b *bake) network(ctx context.Context) error {
 	case isCode(err, "InvalidGroup.Duplicate"):
 		// The answer to our own call was lost.
 		err = b.pace.until(ctx, func() (done bool, err error) { id, err = find(); return id != "", err })
+	case isCode(err, "VPCIdNotSpecified"):
+		return fmt.Errorf("create security group %s: there is no default VPC in %s; set builder.subnets in the recipe: %w", name, b.cfg.Region, err)
 	case err == nil:
 		id = aws.ToString(out.GroupId)
 	}
@@ -66,29 +69,23 @@ func (b *bake) network(ctx context.Context) error {
 	return nil
 }
 
-func (b *bake) vpc(ctx context.Context) (string, error) {
-	if len(b.recipe.Builder.Subnets) > 0 {
-		out, err := b.ec2.DescribeSubnets(ctx, &ec2.DescribeSubnetsInput{SubnetIds: b.recipe.Builder.Subnets})
-		if err != nil {
-			return "", fmt.Errorf("describe the builder's subnets: %w", err)
-		}
-		vpc := ""
-		for _, s := range out.Subnets {
-			if vpc != "" && vpc != aws.ToString(s.VpcId) {
-				return "", errors.New("the builder's subnets are in different VPCs; name security groups in the recipe, or subnets of one VPC")
-			}
-			vpc = aws.ToString(s.VpcId)
-		}
-		return vpc, nil
+// vpc is the VPC of the builder's subnets; nil stands for the default one.
+func (b *bake) vpc(ctx context.Context) (*string, error) {
+	if len(b.recipe.Builder.Subnets) == 0 {
+		return nil, nil
 	}
-	out, err := b.ec2.DescribeVpcs(ctx, &ec2.DescribeVpcsInput{Filters: []types.Filter{{Name: aws.String("is-default"), Values: []string{"true"}}}})
+	out, err := b.ec2.DescribeSubnets(ctx, &ec2.DescribeSubnetsInput{SubnetIds: b.recipe.Builder.Subnets})
 	if err != nil {
-		return "", fmt.Errorf("look for the default VPC: %w", err)
+		return nil, fmt.Errorf("describe the builder's subnets: %w", err)
 	}
-	if len(out.Vpcs) == 0 {
-		return "", fmt.Errorf("there is no default VPC in %s; set builder.subnets in the recipe", b.cfg.Region)
+	var vpc *string
+	for _, s := range out.Subnets {
+		if vpc != nil && *vpc != aws.ToString(s.VpcId) {
+			return nil, errors.New("the builder's subnets are in different VPCs; name security groups in the recipe, or subnets of one VPC")
+		}
+		vpc = s.VpcId
 	}
-	return aws.ToString(out.Vpcs[0].VpcId), nil
+	return vpc, nil
 }
 
 // noCapacity are the errors after which the next subnet or type is tried.
@@ -268,28 +265,34 @@ func (b *bake) describeInstance(ctx context.Context, id string) (*types.Instance
 	return nil, nil
 }
 
-// waitInstance polls until the instance has one of the states.
-func (b *bake) waitInstance(ctx context.Context, id string, limit time.Duration, states ...types.InstanceStateName) (types.InstanceStateName, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("instance %s is not %s after %s", id, states[0], limit))
+// waitInstances asks until each of the instances has one of the states. fresh
+// says that this process has just told them to change. It returns the state of
+// the last one asked about; one that EC2 does not know (not visible yet, or
+// gone for an hour) counts as terminated.
+func (b *bake) waitInstances(ctx context.Context, ids []string, limit time.Duration, fresh bool, states ...types.InstanceStateName) (types.InstanceStateName, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s not %s after %s", strings.Join(ids, ", "), states[0], limit))
 	defer cancel()
-	var got types.InstanceStateName
-	err := b.pace.until(ctx, func() (bool, error) {
-		i, err := b.describeInstance(ctx, id)
-		if isCode(err, "InvalidInstanceID.NotFound") || (err == nil && (i == nil || i.State == nil)) {
-			// Not visible yet, or gone for over an hour.
-			got = types.InstanceStateNameTerminated
-			return states[0] == types.InstanceStateNameTerminated, nil
-		}
+	got := types.InstanceStateNameTerminated
+	// By a filter: an unknown ID in a list would hide the others.
+	in := &ec2.DescribeInstancesInput{Filters: []types.Filter{{Name: aws.String("instance-id"), Values: ids}}}
+	err := b.pace.await(ctx, fresh, nil, func() (bool, error) {
+		out, err := b.ec2.DescribeInstances(ctx, in)
 		if err != nil {
 			return false, err
 		}
-		got = i.State.Name
-		for _, s := range states {
-			if got == s {
-				return true, nil
+		known := 0
+		for _, r := range out.Reservations {
+			for _, i := range r.Instances {
+				if i.State == nil {
+					continue
+				}
+				known++
+				if got = i.State.Name; !slices.Contains(states, got) {
+					return false, nil
+				}
 			}
 		}
-		return false, nil
+		return known == len(ids) || states[0] == types.InstanceStateNameTerminated, nil
 	})
 	return got, err
 }

@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -18,19 +17,16 @@ import (
 	"sync"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/ec2"
-	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
-
 	"github.com/lecafe/lecafe/agent/report"
 	"github.com/lecafe/lecafe/bake/manifest"
+	cloudec2 "github.com/lecafe/lecafe/lab/cloud/ec2"
 	"github.com/lecafe/lecafe/userdata"
 )
 
-// player plays the builder instances of a cloud: it reads their user data as
-// EC2 has it, fetches what the manifest names, and PUTs a result.
+// player plays the builder instances of a cloud: it reads their user data,
+// fetches what the manifest names, and PUTs a result.
 type player struct {
-	api *ec2.Client
+	src source
 
 	// Result changes what a builder says; nil leaves success.
 	Result func(*manifest.Result)
@@ -51,18 +47,79 @@ type player struct {
 	stop    context.CancelFunc
 }
 
-func play(ctx context.Context, cfg aws.Config, p *player) *player {
-	ctx, p.stop = context.WithCancel(ctx)
-	p.api, p.played = ec2.NewFromConfig(cfg), map[string]bool{}
-	p.wg.Go(func() {
-		for ctx.Err() == nil {
-			p.look(ctx)
+// source is where a player finds what it plays. It knows the instances
+// themselves: what it looks at is no call, and meets no fault.
+type source interface {
+	// running looks out from now on. What it returns tells f of each builder
+	// and canary that runs, until ctx ends; of one perhaps more than once.
+	running(ctx context.Context) (tell func(f func(id string)))
+	userData(ctx context.Context, id string) ([]byte, error)
+	runs(ctx context.Context, id string) bool
+}
+
+// fake is a fake cloud, which says when an instance changes.
+type fake struct{ server *cloudec2.Server }
+
+func (c fake) running(ctx context.Context) func(func(string)) {
+	ids := make(chan string)
+	c.server.Watch(func(_, id string) {
+		if i, ok := c.server.Instance(id); ok && i.Tags[manifest.TagRole] != "" && i.State == "running" {
 			select {
+			case ids <- id:
 			case <-ctx.Done():
-			case <-time.After(20 * time.Millisecond):
 			}
 		}
 	})
+	return func(f func(string)) {
+		for {
+			select {
+			case id := <-ids:
+				f(id)
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+func (c fake) userData(_ context.Context, id string) ([]byte, error) {
+	i, ok := c.server.Instance(id)
+	if !ok {
+		return nil, fmt.Errorf("no instance %s", id)
+	}
+	return i.UserData, nil
+}
+
+func (c fake) runs(_ context.Context, id string) bool {
+	i, ok := c.server.Instance(id)
+	return ok && i.State == "running"
+}
+
+// play plays what src has until ctx ends or it is told to stop.
+func play(ctx context.Context, src source, p *player) *player {
+	ctx, p.stop = context.WithCancel(ctx)
+	p.src, p.played = src, map[string]bool{}
+	if p.Silent {
+		return p
+	}
+	tell := src.running(ctx)
+	start := func(id string) {
+		p.mu.Lock()
+		known := p.played[id]
+		p.played[id] = true
+		p.mu.Unlock()
+		if known {
+			return
+		}
+		p.wg.Go(func() {
+			if err := p.build(ctx, id); err != nil && ctx.Err() == nil && src.runs(ctx, id) {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.errs = append(p.errs, fmt.Errorf("builder %s: %w", id, err))
+			}
+		})
+	}
+	p.wg.Go(func() { tell(start) })
 	return p
 }
 
@@ -73,58 +130,14 @@ func (p *player) done() error {
 	return errors.Join(p.errs...)
 }
 
-func (p *player) look(ctx context.Context) {
-	out, err := p.api.DescribeInstances(ctx, &ec2.DescribeInstancesInput{Filters: []types.Filter{
-		{Name: aws.String("tag:" + manifest.TagRole), Values: []string{"builder", "canary"}}, {Name: aws.String("instance-state-name"), Values: []string{"running"}},
-	}})
-	if err != nil {
-		return // faults are injected for the bake, and meet the player too
-	}
-	for _, r := range out.Reservations {
-		for _, i := range r.Instances {
-			id := aws.ToString(i.InstanceId)
-			p.mu.Lock()
-			known := p.played[id]
-			p.played[id] = true
-			p.mu.Unlock()
-			if known || p.Silent {
-				continue
-			}
-			p.wg.Go(func() {
-				if err := p.build(ctx, id); err != nil && ctx.Err() == nil && p.runs(ctx, id) {
-					p.mu.Lock()
-					defer p.mu.Unlock()
-					p.errs = append(p.errs, fmt.Errorf("builder %s: %w", id, err))
-				}
-			})
-		}
-	}
-}
-
-// runs says whether an instance is there to have trouble.
-func (p *player) runs(ctx context.Context, id string) bool {
-	out, err := p.api.DescribeInstanceStatus(ctx, &ec2.DescribeInstanceStatusInput{InstanceIds: []string{id}})
-	return err != nil || len(out.InstanceStatuses) > 0 // those that run alone are listed
-}
-
 var urlLine = regexp.MustCompile(`(?m)^https?://\S+$`)
 
 func (p *player) build(ctx context.Context, id string) error {
-	var text string
-	for {
-		out, err := p.api.DescribeInstanceAttribute(ctx, &ec2.DescribeInstanceAttributeInput{InstanceId: &id, Attribute: types.InstanceAttributeNameUserData})
-		if err == nil {
-			data, err := base64.StdEncoding.DecodeString(aws.ToString(out.UserData.Value))
-			if err != nil {
-				return err
-			}
-			text = string(data)
-			break
-		}
-		if ctx.Err() != nil {
-			return err
-		}
+	data, err := p.src.userData(ctx, id)
+	if err != nil {
+		return err
 	}
+	text := string(data)
 	payload, err := userdata.Parse([]byte(text))
 	if err != nil {
 		return err
@@ -238,7 +251,6 @@ func fetch(ctx context.Context, url string) (data []byte, err error) {
 		if data, err = do(req); err == nil || ctx.Err() != nil {
 			return data, err
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	return nil, err
 }
@@ -256,7 +268,6 @@ func (p *player) put(ctx context.Context, url string, v any) error {
 		if _, err = do(req); err == nil || ctx.Err() != nil {
 			return err
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	return err
 }

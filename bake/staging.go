@@ -192,9 +192,6 @@ func (b *bake) stage(ctx context.Context) error {
 		return fmt.Errorf("encode recipe: %w", err)
 	}
 	b.store.learn(func(f *facts) { f.Files, f.CA = sums, ca })
-	if err := b.store.intend(ctx, "PutObject", b.store.key("")); err != nil {
-		return err
-	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.putObject(gctx, recipeName, bytes.NewReader(portable)) })
 	for name, f := range sources {
@@ -351,7 +348,11 @@ func (b *bake) beat(ctx context.Context) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for b.pace.sleep(ctx, leaseTime/3) == nil {
+		// What is written for another reason is a beat too.
+		for b.pace.sleep(ctx, b.store.quiet(leaseTime/3)) == nil {
+			if b.store.quiet(leaseTime/3) > 0 {
+				continue
+			}
 			if err := b.store.update(ctx, func(*journal) {}); errors.Is(err, ErrTakenOver) {
 				b.fail(err)
 				return

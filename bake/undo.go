@@ -54,10 +54,8 @@ func (b *bake) terminate(ctx context.Context, ids []string) error {
 		return nil
 	}
 	slices.Sort(ids)
-	if err := b.store.intend(ctx, "TerminateInstances", fmt.Sprint(ids)); err != nil && !errors.Is(err, ErrTakenOver) {
-		b.warn("%v", err) // an undo goes on without its journal
-	}
-	_, err := b.ec2.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: ids})
+	b.store.note("TerminateInstances", fmt.Sprint(ids))
+	out, err := b.ec2.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: ids})
 	if isCode(err, "InvalidInstanceID.NotFound") {
 		// One that is gone, or not visible yet, hides the others.
 		err = nil
@@ -74,18 +72,23 @@ func (b *bake) terminate(ctx context.Context, ids []string) error {
 	if err != nil {
 		return fmt.Errorf("terminate %v: %w", ids, err)
 	}
-	for _, id := range ids {
-		if _, err := b.waitInstance(ctx, id, undoTimeout, types.InstanceStateNameTerminated); err != nil {
-			return fmt.Errorf("terminate %s: %w", id, err)
+	fresh := out != nil
+	if out != nil {
+		going := slices.DeleteFunc(out.TerminatingInstances, func(c types.InstanceStateChange) bool {
+			return c.CurrentState != nil && c.CurrentState.Name == types.InstanceStateNameTerminated
+		})
+		if len(going) == 0 {
+			return nil // there was nothing to wait for
 		}
+	}
+	if _, err := b.waitInstances(ctx, ids, undoTimeout, fresh, types.InstanceStateNameTerminated); err != nil {
+		return fmt.Errorf("terminate %v: %w", ids, err)
 	}
 	return nil
 }
 
 func (b *bake) deleteGroup(ctx context.Context, id string) error {
-	if err := b.store.intend(ctx, "DeleteSecurityGroup", id); err != nil && !errors.Is(err, ErrTakenOver) {
-		b.warn("%v", err)
-	}
+	b.store.note("DeleteSecurityGroup", id)
 	// The interface of a terminated instance goes a moment after it.
 	err := b.pace.until(ctx, func() (bool, error) {
 		_, err := b.ec2.DeleteSecurityGroup(ctx, &ec2.DeleteSecurityGroupInput{GroupId: &id})
@@ -101,9 +104,7 @@ func (b *bake) deleteGroup(ctx context.Context, id string) error {
 }
 
 func (b *bake) deleteTemplate(ctx context.Context, id string) error {
-	if err := b.store.intend(ctx, "DeleteLaunchTemplate", id); err != nil && !errors.Is(err, ErrTakenOver) {
-		b.warn("%v", err)
-	}
+	b.store.note("DeleteLaunchTemplate", id)
 	_, err := b.ec2.DeleteLaunchTemplate(ctx, &ec2.DeleteLaunchTemplateInput{LaunchTemplateId: &id})
 	if err := ignore(err, "InvalidLaunchTemplateId.NotFound", "InvalidLaunchTemplateName.NotFoundException"); err != nil {
 		return fmt.Errorf("delete launch template %s: %w", id, err)
@@ -130,9 +131,7 @@ func (b *bake) deleteImage(ctx context.Context, api ec2API, id string) error {
 			snapshots = append(snapshots, snapshotsOf(&im)...)
 		}
 	}
-	if err := b.store.intend(ctx, "DeregisterImage", id); err != nil && !errors.Is(err, ErrTakenOver) {
-		b.warn("%v", err)
-	}
+	b.store.note("DeregisterImage", id)
 	_, err = api.DeregisterImage(ctx, &ec2.DeregisterImageInput{ImageId: &id})
 	if err := ignore(err, "InvalidAMIID.NotFound", "InvalidAMIID.Unavailable"); err != nil {
 		return fmt.Errorf("deregister image %s: %w", id, err)
@@ -143,9 +142,7 @@ func (b *bake) deleteImage(ctx context.Context, api ec2API, id string) error {
 func (b *bake) deleteSnapshots(ctx context.Context, api ec2API, ids []string) error {
 	var errs []error
 	for _, id := range ids {
-		if err := b.store.intend(ctx, "DeleteSnapshot", id); err != nil && !errors.Is(err, ErrTakenOver) {
-			b.warn("%v", err)
-		}
+		b.store.note("DeleteSnapshot", id)
 		// The image may count as its user for a moment after it is gone.
 		moment, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("it is in use"))
 		defer cancel()

@@ -121,9 +121,7 @@ func (b *bake) shareOne(ctx context.Context, api ec2API, image string) error {
 		who = append(who, types.LaunchPermission{Group: types.PermissionGroupAll})
 	}
 	if len(who) > 0 {
-		if err := b.store.intend(ctx, "ModifyImageAttribute", image); err != nil {
-			return err
-		}
+		b.store.note("ModifyImageAttribute", image)
 		_, err := api.ModifyImageAttribute(ctx, &ec2.ModifyImageAttributeInput{ImageId: &image, LaunchPermission: &types.LaunchPermissionModifications{Add: who}})
 		if err != nil {
 			return fmt.Errorf("share: %w", err)
@@ -131,9 +129,7 @@ func (b *bake) shareOne(ctx context.Context, api ec2API, image string) error {
 	}
 	few := func(o *ec2.Options) { o.RetryMaxAttempts = 4 }
 	if im.DeprecateAfter > 0 {
-		if err := b.store.intend(ctx, "EnableImageDeprecation", image); err != nil {
-			return err
-		}
+		b.store.note("EnableImageDeprecation", image)
 		at := b.now().Add(im.DeprecateAfter).UTC().Truncate(time.Minute) // EC2 rounds to the minute
 		_, err := api.EnableImageDeprecation(ctx, &ec2.EnableImageDeprecationInput{ImageId: &image, DeprecateAt: &at}, few)
 		if notImplemented(err) {
@@ -155,9 +151,7 @@ func (b *bake) protect(ctx context.Context) error {
 	maps.Copy(places, known.Copies)
 	for _, region := range slices.Sorted(maps.Keys(places)) {
 		image := places[region]
-		if err := b.store.intend(ctx, "EnableImageDeregistrationProtection", image); err != nil {
-			return err
-		}
+		b.store.note("EnableImageDeregistrationProtection", image)
 		_, err := b.in(region).EnableImageDeregistrationProtection(ctx, &ec2.EnableImageDeregistrationProtectionInput{ImageId: &image}, func(o *ec2.Options) { o.RetryMaxAttempts = 4 })
 		if notImplemented(err) {
 			b.warn("this endpoint has no deregistration protection for images")

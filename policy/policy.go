@@ -172,12 +172,10 @@ func Bake(w Where, r *recipe.Recipe) Document {
 		out = append(out, Statement{Sid: "ResolveSource", Action: []string{"ssm:GetParameter"}, Resource: []string{resource}})
 	}
 	if len(r.Builder.SecurityGroups) == 0 {
-		look := "ec2:DescribeVpcs" // for the default one
-		if len(r.Builder.Subnets) > 0 {
-			look = "ec2:DescribeSubnets" // for their VPC
+		if len(r.Builder.Subnets) > 0 { // the group goes into their VPC
+			out = append(out, Statement{Sid: "FindVPC", Action: []string{"ec2:DescribeSubnets"}, Resource: []string{"*"}})
 		}
 		out = append(out,
-			Statement{Sid: "FindVPC", Action: []string{look}, Resource: []string{"*"}},
 			Statement{Sid: "MakeSecurityGroup", Action: []string{"ec2:CreateSecurityGroup"}, Resource: []string{w.ec2("security-group/*"), w.ec2("vpc/*")}},
 			Statement{Sid: "RemoveOwnSecurityGroup", Action: []string{"ec2:DeleteSecurityGroup"}, Resource: []string{w.ec2("security-group/*")}, Condition: tagged()})
 	}
