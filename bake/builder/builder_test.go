@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -18,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,6 +40,7 @@ type stage struct {
 	puts    map[string][]byte
 	serials int
 	refuse  int // answers 503 this often first
+	onPut   func(path string, body []byte)
 }
 
 func newStage(t *testing.T) *stage {
@@ -126,6 +127,9 @@ func (s *stage) serve(w http.ResponseWriter, r *http.Request) {
 			s.t.Error(err)
 		}
 		s.puts[r.URL.Path] = body
+		if s.onPut != nil {
+			s.onPut(r.URL.Path, body)
+		}
 	case r.URL.Path == "/manifest":
 		s.serials++
 		m := manifest.Manifest{
@@ -404,22 +408,24 @@ func TestLastCleansAgain(t *testing.T) {
 
 func TestProgressIsSent(t *testing.T) {
 	s := newStage(t)
-	s.plan.Steps = []recipe.Step{{Name: "wait for the progress", Run: "echo working\nfor i in $(seq 600); do test -e seen && exit 0; sleep 0.1; done; exit 1\n"}}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	go func() {
-		for ctx.Err() == nil {
-			s.mu.Lock()
-			var p manifest.Progress
-			seen := json.Unmarshal(s.puts["/progress"], &p) == nil && p.Step == 1 && p.Steps == 1 && p.Name == "wait for the progress" && p.Phase == "provision"
-			s.mu.Unlock()
-			if seen {
-				_ = os.WriteFile(filepath.Join(s.root, "seen"), nil, 0o644)
-				return
-			}
-			time.Sleep(10 * time.Millisecond)
+	s.plan.Steps = []recipe.Step{{Name: "wait for the progress", Run: "echo working\ncat seen\nrm seen\n"}}
+	seen := filepath.Join(s.root, "seen")
+	if err := syscall.Mkfifo(seen, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var once sync.Once
+	s.onPut = func(path string, body []byte) {
+		var p manifest.Progress
+		if path == "/progress" && json.Unmarshal(body, &p) == nil && p.Step == 1 && p.Steps == 1 && p.Name == "wait for the progress" && p.Phase == "provision" {
+			once.Do(func() {
+				go func() { // until the step reads
+					if err := os.WriteFile(seen, nil, 0o600); err != nil {
+						t.Error(err)
+					}
+				}()
+			})
 		}
-	}()
+	}
 	if err := s.run(); err != nil {
 		t.Fatal(err)
 	}

@@ -26,16 +26,13 @@ func newMixedShop(t *testing.T, version string) *shop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for {
+	s.Until(t, "the group's end", func() bool {
 		out, err := s.groups.DescribeAutoScalingGroups(ctx, &autoscaling.DescribeAutoScalingGroupsInput{AutoScalingGroupNames: []string{"shop"}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(out.AutoScalingGroups) == 0 {
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return len(out.AutoScalingGroups) == 0
+	})
 	_, err = s.groups.CreateAutoScalingGroup(ctx, &autoscaling.CreateAutoScalingGroupInput{
 		AutoScalingGroupName: aws.String("shop"), MinSize: aws.Int32(2), MaxSize: aws.Int32(4), DesiredCapacity: aws.Int32(2), AvailabilityZones: []string{"us-east-1a"},
 		MixedInstancesPolicy: &astypes.MixedInstancesPolicy{
@@ -49,9 +46,7 @@ func newMixedShop(t *testing.T, version string) *shop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for len(s.running()) < 2 {
-		time.Sleep(5 * time.Millisecond)
-	}
+	s.Until(t, "the group's instances", func() bool { return len(s.running()) == 2 })
 	return s
 }
 

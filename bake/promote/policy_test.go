@@ -38,12 +38,7 @@ func TestPolicyIsWhatIsNeeded(t *testing.T) {
 			if o.Group != "" { // back, by a refresh that gets nowhere and is rolled back
 				s.EC2.Capacity("", "", false)
 				o.ImageID, o.Timeout = s.old, time.Second
-				go func() {
-					for !slices.Contains(cloudtest.Permissions(s.Calls(), "promoter"), "autoscaling:RollbackInstanceRefresh") && t.Context().Err() == nil {
-						time.Sleep(10 * time.Millisecond)
-					}
-					s.EC2.Capacity("", "", true)
-				}()
+				s.capacityAtRollback()
 				if _, err := promote.Run(t.Context(), o); err == nil {
 					t.Error("a refresh without capacity ended well")
 				}

@@ -55,9 +55,7 @@ func newShop(t *testing.T, version string) *shop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for len(s.running()) < 2 {
-		time.Sleep(5 * time.Millisecond)
-	}
+	s.Until(t, "the group's instances", func() bool { return len(s.running()) == 2 })
 	return s
 }
 
@@ -68,6 +66,19 @@ func (s *shop) group() astypes.AutoScalingGroup {
 		s.t.Fatal(err)
 	}
 	return out.AutoScalingGroups[0]
+}
+
+// capacityAtRollback lets EC2 launch instances again once a refresh is being
+// rolled back.
+func (s *shop) capacityAtRollback() {
+	rollback := s.Called(func(c cloud.Call) bool { return c.Action == "RollbackInstanceRefresh" })
+	go func() {
+		select {
+		case <-rollback:
+			s.EC2.Capacity("", "", true)
+		case <-s.t.Context().Done():
+		}
+	}()
 }
 
 // running lists the images of the instances in service.
@@ -159,12 +170,7 @@ func TestFailedRefreshPromotesNothing(t *testing.T) {
 	s.EC2.Capacity("", "", false) // nothing can be launched: the refresh gets nowhere
 	o := s.options()
 	o.Timeout = time.Second
-	go func() {
-		for !strings.Contains(s.order(), "RollbackInstanceRefresh") && t.Context().Err() == nil {
-			time.Sleep(10 * time.Millisecond)
-		}
-		s.EC2.Capacity("", "", true)
-	}()
+	s.capacityAtRollback()
 	_, err := promote.Run(t.Context(), o)
 	var partial *promote.Partial
 	if !errors.As(err, &partial) || !errors.Is(err, promote.ErrRollback) {

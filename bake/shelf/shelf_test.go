@@ -31,7 +31,8 @@ type world struct {
 // newWorld has images app-1 (the oldest) to app-8 and one of another recipe.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	c := cloudtest.New(t, cloud.Options{Clock: wire.Scaled(1e5)})
+	clock := wire.NewManual(time.Now().Add(-10 * time.Minute)) // at the end it is about now
+	c := cloudtest.New(t, cloud.Options{Clock: clock})
 	w := &world{Cloud: c, t: t, api: ec2.NewFromConfig(c.Config()), ids: map[string]string{}}
 	base, err := c.EC2.AddImage("us-east-1", cloudec2.ImageSeed{Name: "debian"})
 	if err != nil {
@@ -41,9 +42,10 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.wait("the instance", func() bool {
-		out, err := w.api.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{InstanceIds: []string{*run.Instances[0].InstanceId}})
-		return err == nil && out.Reservations[0].Instances[0].State.Name == types.InstanceStateNameRunning
+	clock.Advance(time.Minute)
+	c.Until(t, "the instance", func() bool {
+		i, _ := c.EC2.Instance(*run.Instances[0].InstanceId)
+		return i.State == "running"
 	})
 	make := func(name, recipe, state string) {
 		tags := []types.Tag{{Key: aws.String(manifest.TagBake), Value: aws.String("bake-" + name)}, {Key: aws.String(manifest.TagRecipe), Value: &recipe}, {Key: aws.String(manifest.TagState), Value: &state}}
@@ -54,10 +56,10 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 		w.ids[name] = *out.ImageId
-		w.wait(name, func() bool {
-			im, err := w.api.DescribeImages(t.Context(), &ec2.DescribeImagesInput{ImageIds: []string{*out.ImageId}})
-			return err == nil && im.Images[0].State == types.ImageStateAvailable
-		})
+		clock.Advance(time.Minute)
+		if im, err := w.api.DescribeImages(t.Context(), &ec2.DescribeImagesInput{ImageIds: []string{*out.ImageId}}); err != nil || im.Images[0].State != types.ImageStateAvailable {
+			t.Fatalf("image %s: %+v, %v", name, im, err)
+		}
 	}
 	for i := range 8 {
 		make(fmt.Sprintf("app-%d", i+1), "app", manifest.StateDone)
@@ -66,15 +68,6 @@ func newWorld(t *testing.T) *world {
 	make("app-failed", "app", manifest.StateFailed)
 	make("app-building", "app", manifest.StateBuilding)
 	return w
-}
-
-func (w *world) wait(what string, done func() bool) {
-	w.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("waited a minute for %s", what)
-		}
-	}
 }
 
 func (w *world) options() shelf.Options {

@@ -45,7 +45,7 @@ func (s *Server) setState(m *member, state string) {
 		g.active++
 	}
 	before := target(m.state)
-	m.state = state
+	m.state, s.dirty = state, true
 	if t := target(state); t != before {
 		s.opts.Instances.SetTargetLifecycleState(m.id, t)
 	}
@@ -263,7 +263,7 @@ func (s *Server) forget(m *member) {
 	if counts(m.state) {
 		m.group.active--
 	}
-	m.state = "Terminated"
+	m.state, s.dirty = "Terminated", true
 	delete(s.members, m.id)
 	g := m.group
 	if i := slices.Index(g.members, m); i >= 0 {

@@ -57,6 +57,9 @@ type Server struct {
 	regions map[string]*region
 	members map[string]*member // by instance ID
 
+	watchers []func()
+	dirty    bool // the watchers have not been told yet
+
 	queueMu sync.Mutex
 	queue   []string // instances whose state has changed
 }
@@ -113,7 +116,11 @@ func (s *Server) unlock() {
 				s.refreshTick(g)
 			}
 		}
+		tell := s.moved()
 		s.mu.Unlock()
+		for _, f := range tell {
+			f()
+		}
 		// What was queued after the last look and found the lock taken is ours.
 		s.queueMu.Lock()
 		empty := len(s.queue) == 0
