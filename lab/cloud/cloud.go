@@ -34,6 +34,10 @@ type Options struct {
 	Clock  wire.Clock
 	Region string       // of set-up made without a request; default us-east-1
 	Log    *slog.Logger // refused requests at debug; default none
+	// StrictTransport lets policies see whether a request came by TLS
+	// (aws:SecureTransport). Without it each counts as if it had: a lab's plain
+	// HTTP stands for AWS's endpoints, which clients reach by HTTPS.
+	StrictTransport bool
 
 	// What runs EC2's instances, see package ec2; all may be empty.
 	Machines ec2.Machines
@@ -61,6 +65,8 @@ type Cloud struct {
 	region   string
 	log      *slog.Logger
 	services map[string]service
+
+	strictTransport bool
 
 	mu        sync.Mutex
 	faults    []*Injected
@@ -90,7 +96,7 @@ func New(o Options) *Cloud {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Cloud{clock: o.Clock, region: o.Region, log: o.Log, Vault: wire.NewVault(o.Clock)}
+	c := &Cloud{clock: o.Clock, region: o.Region, log: o.Log, Vault: wire.NewVault(o.Clock), strictTransport: o.StrictTransport}
 	c.S3 = s3.New(s3.Options{Clock: o.Clock, Region: o.Region, Allowed: c.allowed})
 	c.SQS = sqs.New(sqs.Options{Clock: o.Clock, Region: o.Region})
 	c.EC2 = ec2.New(ec2.Options{
@@ -154,6 +160,7 @@ func (c *Cloud) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &recorder{ResponseWriter: rw}
 	// SDKs correct their clock by it.
 	rw.Header().Set("Date", c.clock.Now().Format(http.TimeFormat))
+	r = r.WithContext(context.WithValue(r.Context(), secureKey{}, r.TLS != nil))
 	q := &request{r: r}
 	call := Call{}
 	note := sync.OnceFunc(func() {
@@ -185,8 +192,8 @@ func (c *Cloud) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if !c.allowedAll(q) {
-		writeError(w, r, q.protocol, refusalOf(q.protocol, denied, c.denial(q)))
+	if why := c.denial(q); why != "" {
+		writeError(w, r, q.protocol, refusalOf(q.protocol, denied, why))
 		return
 	}
 	r = r.WithContext(wire.WithRegion(wire.WithCaller(r.Context(), q.caller), q.region))

@@ -3,8 +3,8 @@
 // parameters, STS, IAM roles, CloudFormation, SQS and S3 as far as lecafe uses them, states that
 // take time, credentials, and faults to inject. It refuses to be kinder than
 // AWS: what is not modelled answers UnsupportedOperation naming the action, a
-// role may do what its policies allow and nothing else, and no signature goes
-// unchecked.
+// role may do what its policies and the bucket's or queue's allow and nothing
+// else, and no signature goes unchecked.
 //
 // One listener serves every service, as LocalStack does: the service of a
 // request is that of its SigV4 credential scope, and so is its region.

@@ -1,12 +1,14 @@
 package cloud
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/lecafe/lecafe/lab/cloud/policy"
@@ -55,7 +57,8 @@ func (d *denial) matches(caller wire.Caller, need policy.Request) bool {
 // allowed decides as IAM does: an explicit deny wins, silence denies.
 func (c *Cloud) allowed(ctx context.Context, need policy.Request) bool {
 	caller := wire.CallerFrom(ctx)
-	ok := c.decide(caller, wire.RegionFrom(ctx), need)
+	why := c.decide(caller, wire.RegionFrom(ctx), c.secure(ctx), need)
+	ok := why == ""
 	code, status := "", http.StatusOK
 	if !ok {
 		code, status = "AccessDenied", http.StatusForbidden
@@ -78,45 +81,104 @@ func (c *Cloud) Implied() []Call {
 	return slices.Clone(c.implied)
 }
 
-func (c *Cloud) decide(caller wire.Caller, region string, need policy.Request) bool {
+// secureKey is the key of whether a request came by TLS in its context.
+type secureKey struct{}
+
+func (c *Cloud) secure(ctx context.Context) bool {
+	tls, _ := ctx.Value(secureKey{}).(bool)
+	return tls || !c.strictTransport
+}
+
+// identity are a caller's condition keys, and how a policy may name it.
+// https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html
+func identity(caller wire.Caller) (map[string]string, policy.Caller) {
+	by := policy.Caller{Account: cmp.Or(caller.Account, wire.Account), ARNs: []string{caller.ARN}, Service: caller.Service}
+	values := map[string]string{"aws:userid": caller.UserID, "aws:principalisawsservice": "false"}
+	switch {
+	case caller.Service != "":
+		by.Account, by.ARNs = "", nil
+		values["aws:principalisawsservice"], values["aws:principalservicename"] = "true", caller.Service
+		values["aws:sourcearn"], values["aws:sourceaccount"] = caller.SourceARN, wire.Account
+		return values, by
+	case caller.Role != "":
+		role := "arn:aws:iam::" + by.Account + ":role/" + caller.Role
+		by.ARNs = append(by.ARNs, role)
+		values["aws:principaltype"], values["aws:principalarn"] = "AssumedRole", role // the role's, not the session's
+	default:
+		values["aws:principaltype"], values["aws:principalarn"] = "User", caller.ARN
+		values["aws:username"] = caller.ARN[strings.LastIndexByte(caller.ARN, '/')+1:]
+	}
+	values["aws:principalaccount"] = by.Account
+	return values, by
+}
+
+// decide says why a request is refused, in IAM's words, or nothing.
+//
+// Within the account the caller's policies and the resource's are one: either
+// may allow, each may deny. Another account's caller needs the resource's, and
+// is taken to have its own account's leave. The account is in no organization.
+// https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
+func (c *Cloud) decide(caller wire.Caller, region string, secure bool, need policy.Request) string {
 	// No permissions are required, not even where a policy denies it:
 	// https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html
 	if need.Action == "sts:GetCallerIdentity" {
-		return true
+		return ""
 	}
 	c.mu.Lock()
 	forbidden := slices.ContainsFunc(c.denials, func(d *denial) bool { return d.matches(caller, need) })
 	c.mu.Unlock()
 	if forbidden {
-		return false
+		return "with an explicit deny in a service control policy"
 	}
-	if caller.Role == "" || caller.Role == adminRole {
-		return true
-	}
-	values := map[string]string{
-		"aws:userid": caller.UserID, "aws:principalarn": caller.ARN, "aws:principaltype": "AssumedRole",
-		"aws:principalaccount": wire.Account, "aws:requestedregion": region, "aws:securetransport": "false",
-	}
+	values, by := identity(caller)
+	values["aws:requestedregion"], values["aws:securetransport"] = region, strconv.FormatBool(secure)
 	if caller.InstanceID != "" {
 		values["ec2:sourceinstancearn"] = "arn:aws:ec2:" + region + ":" + wire.Account + ":instance/" + caller.InstanceID
 	}
 	maps.Copy(values, need.Context)
 	need.Context = values
-	return c.IAM.Evaluate(caller.Role, need) == policy.Allowed
-}
-
-func (c *Cloud) allowedAll(q *request) bool {
-	return !slices.ContainsFunc(q.needs, func(n policy.Request) bool { return !c.decide(q.caller, q.region, n) })
-}
-
-// denial is the message of a refusal, in IAM's words.
-func (c *Cloud) denial(q *request) string {
-	i := slices.IndexFunc(q.needs, func(n policy.Request) bool { return !c.decide(q.caller, q.region, n) })
-	if i < 0 {
+	byResource := c.resourceDecision(need, by)
+	switch {
+	case byResource == policy.Denied:
+		return "with an explicit deny in a resource-based policy"
+	case by.Account != wire.Account:
+		if byResource != policy.Allowed {
+			return "because no resource-based policy allows the " + need.Action + " action"
+		}
+		return ""
+	case caller.Role == "" || caller.Role == adminRole:
 		return ""
 	}
-	n := q.needs[i]
-	return fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s because no identity-based policy allows the %s action", q.caller.ARN, n.Action, n.Resource, n.Action)
+	switch c.IAM.Evaluate(caller.Role, need) {
+	case policy.Denied:
+		return "with an explicit deny in an identity-based policy"
+	case policy.Silent:
+		if byResource != policy.Allowed {
+			return "because no identity-based policy allows the " + need.Action + " action"
+		}
+	}
+	return ""
+}
+
+// resourceDecision is what the policy of the resource says, where it has one.
+func (c *Cloud) resourceDecision(need policy.Request, by policy.Caller) policy.Decision {
+	switch {
+	case strings.HasPrefix(need.Resource, "arn:aws:s3:::"):
+		return c.S3.Decide(need, by, wire.Account)
+	case strings.HasPrefix(need.Resource, "arn:aws:sqs:"):
+		return c.SQS.Decide(need, by, wire.Account)
+	}
+	return policy.Silent
+}
+
+// denial is the message of a refusal, in IAM's words; empty where there is none.
+func (c *Cloud) denial(q *request) string {
+	for _, n := range q.needs {
+		if why := c.decide(q.caller, q.region, c.secure(q.r.Context()), n); why != "" {
+			return fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s %s", q.caller.ARN, n.Action, n.Resource, why)
+		}
+	}
+	return ""
 }
 
 func needsS3(q *request) []policy.Request { return s3.OperationOf(q.r).Needs(q.r) }

@@ -3,6 +3,7 @@
 package cloudtest
 
 import (
+	"net/http/httptest"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -54,6 +55,16 @@ func (c *Cloud) As(creds wire.Credentials) aws.Config {
 		APIOptions:                 []func(*middleware.Stack) error{awsconf.WholeBodies},
 		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenSupported, ResponseChecksumValidation: aws.ResponseChecksumValidationWhenSupported,
 	}
+}
+
+// TLS returns a configuration that reaches the cloud by TLS, on an endpoint
+// that ends with the test.
+func (c *Cloud) TLS(t testing.TB, cfg aws.Config) aws.Config {
+	t.Helper()
+	srv := httptest.NewTLSServer(c.Cloud)
+	t.Cleanup(srv.Close)
+	cfg.BaseEndpoint, cfg.HTTPClient = &srv.URL, srv.Client()
+	return cfg
 }
 
 // Env returns the environment of a program that is to reach the cloud with

@@ -39,3 +39,21 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// No document makes a resource's policy panic; one without an Allow allows
+// nothing, and one without a Deny denies nothing.
+func FuzzParseResource(f *testing.F) {
+	f.Add(document(`{"Effect":"Allow","Principal":{"AWS":["000000000000","arn:aws:iam::000000000000:role/app"]},"Action":"s3:*","Resource":"arn:aws:s3:::b/${aws:userid}/*"}`), "s3:GetObject", "arn:aws:s3:::b/x")
+	f.Add(document(`{"Effect":"Deny","Principal":"*","Action":"*","Resource":"${","Condition":{"Bool":{"aws:SecureTransport":false}}}`), "", "")
+	f.Fuzz(func(t *testing.T, doc, action, resource string) {
+		p, err := policy.ParseResource(doc)
+		if err != nil {
+			return
+		}
+		by := policy.Caller{Account: "000000000000", ARNs: []string{"arn:aws:iam::000000000000:role/app"}}
+		got := p.Evaluate(policy.Request{Action: action, Resource: resource, Context: map[string]string{"aws:userid": "AROA:i-1", "aws:securetransport": "false"}}, by, "000000000000")
+		if got == policy.Allowed && !strings.Contains(doc, "Allow") || got == policy.Denied && !strings.Contains(doc, "Deny") {
+			t.Errorf("%s: %v", doc, got)
+		}
+	})
+}

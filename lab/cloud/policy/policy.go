@@ -1,8 +1,9 @@
-// Package policy evaluates IAM identity policies as far as an instance's role
-// needs them: Effect, Action, Resource with wildcards, policy variables and
-// string conditions. It owns the decision (an explicit Deny wins, silence
-// denies) and refuses, at parsing, what it does not model: a policy that AWS
-// would read more strictly must not pass here.
+// Package policy evaluates IAM policies, a role's and a resource's, as far as
+// lecafe's cloud needs them: Effect, Principal, Action, Resource with wildcards,
+// policy variables and conditions on strings, ARNs and Booleans. It owns what
+// one policy says of one request (an explicit Deny wins, silence denies) and
+// refuses, at parsing, what it does not model: a policy that AWS would read more
+// strictly must not pass here. Several policies are weighed by package cloud.
 //
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_grammar.html
@@ -13,6 +14,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -43,7 +45,7 @@ type statement struct {
 	NotAction   list
 	Resource    list
 	NotResource list
-	Condition   map[string]map[string]list
+	Condition   map[string]map[string]values
 }
 
 // list is a JSON string or array of strings.
@@ -64,33 +66,58 @@ func (l *list) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// values are what a condition compares with: a list whose Booleans need no
+// quotes.
+type values list
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (v *values) UnmarshalJSON(b []byte) error {
+	var one bool
+	if json.Unmarshal(b, &one) == nil {
+		*v = values{strconv.FormatBool(one)}
+		return nil
+	}
+	return (*list)(v).UnmarshalJSON(b)
+}
+
 // Parse reads a policy document.
 func Parse(doc string) (*Document, error) {
+	statements, version, err := parse[statement](doc)
+	if err != nil {
+		return nil, err
+	}
+	if version != current {
+		return nil, fmt.Errorf("parse policy: Version %q: policy variables need %s", version, current)
+	}
+	return &Document{statements}, nil
+}
+
+const current = "2012-10-17"
+
+// parse reads a document of one statement or several.
+func parse[S interface{ check() error }](doc string) ([]S, string, error) {
 	var top struct {
 		Version   string
 		ID        string `json:"Id"`
 		Statement json.RawMessage
 	}
 	if err := strict([]byte(doc), &top); err != nil {
-		return nil, fmt.Errorf("parse policy: %w", err)
+		return nil, "", fmt.Errorf("parse policy: %w", err)
 	}
-	if top.Version != "2012-10-17" {
-		return nil, fmt.Errorf("parse policy: Version %q: policy variables need 2012-10-17", top.Version)
-	}
-	var d Document
-	if err := strict(top.Statement, &d.statements); err != nil {
-		var one statement
+	var out []S
+	if err := strict(top.Statement, &out); err != nil {
+		var one S
 		if strict(top.Statement, &one) != nil {
-			return nil, fmt.Errorf("parse policy: Statement: %w", err)
+			return nil, "", fmt.Errorf("parse policy: Statement: %w", err)
 		}
-		d.statements = []statement{one}
+		out = []S{one}
 	}
-	for i, s := range d.statements {
+	for i, s := range out {
 		if err := s.check(); err != nil {
-			return nil, fmt.Errorf("parse policy: Statement %d: %w", i, err)
+			return nil, "", fmt.Errorf("parse policy: Statement %d: %w", i, err)
 		}
 	}
-	return &d, nil
+	return out, top.Version, nil
 }
 
 func strict(b []byte, into any) error {
@@ -149,7 +176,7 @@ func (s statement) matches(r Request) bool {
 			if _, have := r.Context[key]; ifExists && !have {
 				continue
 			}
-			if !operators[name](r, key, values) {
+			if !operators[name](r, key, list(values)) {
 				return false
 			}
 		}
@@ -168,6 +195,12 @@ var operators = map[string]func(r Request, key string, values list) bool{
 	"Bool":            equals,
 	"ArnEquals":       like,
 	"ArnLike":         like,
+	"ArnNotEquals":    func(r Request, k string, v list) bool { return !like(r, k, v) },
+	"ArnNotLike":      func(r Request, k string, v list) bool { return !like(r, k, v) },
+	"Null": func(r Request, k string, v list) bool {
+		_, have := r.Context[k]
+		return slices.Contains(v, strconv.FormatBool(!have))
+	},
 }
 
 func equals(r Request, key string, values list) bool {

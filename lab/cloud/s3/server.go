@@ -20,6 +20,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/johannesboyne/gofakes3"
 
@@ -42,6 +43,10 @@ type Server struct {
 	opts  Options
 	store *store
 	fake  http.Handler
+
+	// A lock of its own: permissions are asked for while the store is locked.
+	accessMu sync.RWMutex
+	access   map[string]access // by bucket
 }
 
 // New returns a Server without buckets.
@@ -55,7 +60,7 @@ func New(o Options) *Server {
 	if o.Allowed == nil {
 		o.Allowed = func(context.Context, policy.Request) bool { return true }
 	}
-	s := &Server{opts: o, store: newStore(o.Clock)}
+	s := &Server{opts: o, store: newStore(o.Clock), access: map[string]access{}}
 	// No skew check: the router has checked the signature's time.
 	s.fake = gofakes3.New(&backend{s.store}, gofakes3.WithTimeSkewLimit(0), gofakes3.WithoutVersioning()).Server()
 	return s
@@ -235,6 +240,9 @@ func (s *Server) deleteBucket(q request) error {
 		return errBucketNotEmpty.with("BucketName", q.Bucket)
 	}
 	delete(s.store.buckets, q.Bucket)
+	s.accessMu.Lock()
+	delete(s.access, q.Bucket)
+	s.accessMu.Unlock()
 	q.w.WriteHeader(http.StatusNoContent)
 	return nil
 }

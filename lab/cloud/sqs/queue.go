@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lecafe/lecafe/lab/cloud/jsonrpc"
+	"github.com/lecafe/lecafe/lab/cloud/policy"
 	"github.com/lecafe/lecafe/lab/cloud/query"
 	"github.com/lecafe/lecafe/lab/cloud/wire"
 )
@@ -30,6 +31,7 @@ type queue struct {
 	name       string
 	fifo       bool
 	attributes map[string]string
+	policy     *policy.Resource // the attribute Policy; nil for none
 	tags       map[string]string
 	created    time.Time
 	modified   time.Time

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/lecafe/lecafe/lab/cloud/jsonrpc"
+	"github.com/lecafe/lecafe/lab/cloud/policy"
 	"github.com/lecafe/lecafe/lab/cloud/wire"
 )
 
@@ -155,6 +156,10 @@ func (s *Server) checkAttributes(region string, fifo bool, given map[string]stri
 			}
 		}
 		switch name {
+		case "Policy":
+			if _, err := parsePolicy(value); err != nil {
+				return failure("InvalidAttributeValue", "InvalidAttributeValue", "Invalid value for the parameter Policy. Reason: %v", err)
+			}
 		case "FifoQueue":
 			if value != "true" || !fifo {
 				return invalid
@@ -252,10 +257,45 @@ func (s *Server) createQueue(ctx context.Context, r *http.Request, in *createQue
 		return nil, failure("QueueDeletedRecently", "AWS.SimpleQueueService.QueueDeletedRecently", "You must wait 60 seconds after deleting a queue before you can create another with the same name.")
 	}
 	q := newQueue(s, region, in.QueueName, fifo)
-	maps.Copy(q.attributes, in.Attributes)
+	q.set(in.Attributes)
 	maps.Copy(q.tags, in.Tags)
 	s.queues[key] = q
 	return map[string]string{"QueueUrl": queueURL(r, in.QueueName)}, nil
+}
+
+// set takes attributes that checkAttributes has passed; an empty one goes.
+func (q *queue) set(attributes map[string]string) {
+	for name, value := range attributes {
+		if value == "" {
+			delete(q.attributes, name)
+		} else {
+			q.attributes[name] = value
+		}
+	}
+	q.policy, _ = parsePolicy(q.attributes["Policy"]) // checked
+}
+
+// parsePolicy reads a queue's policy; an empty one is none.
+func parsePolicy(doc string) (*policy.Resource, error) {
+	if doc == "" {
+		return nil, nil
+	}
+	return policy.ParseResource(doc)
+}
+
+// Decide says what the policy of the queue says of a request for it.
+func (s *Server) Decide(r policy.Request, by policy.Caller, owner string) policy.Decision {
+	parts := strings.Split(r.Resource, ":")
+	if len(parts) != 6 {
+		return policy.Silent
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.queues[parts[3]+"/"+parts[5]]
+	if q == nil || q.policy == nil {
+		return policy.Silent
+	}
+	return q.policy.Evaluate(r, by, owner)
 }
 
 // CreateQueue makes a queue of the server's region behind the API; attributes
@@ -264,7 +304,7 @@ func (s *Server) CreateQueue(name string, attributes map[string]string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := newQueue(s, s.region, name, strings.HasSuffix(name, ".fifo"))
-	maps.Copy(q.attributes, attributes)
+	q.set(attributes)
 	s.queues[s.region+"/"+name] = q
 }
 
@@ -354,13 +394,7 @@ func (s *Server) setAttributes(ctx context.Context, _ *http.Request, in *struct 
 	if err := s.checkAttributes(q.region, q.fifo, in.Attributes); err != nil {
 		return nil, err
 	}
-	for name, value := range in.Attributes {
-		if value == "" {
-			delete(q.attributes, name)
-		} else {
-			q.attributes[name] = value
-		}
-	}
+	q.set(in.Attributes)
 	q.modified = s.clock.Now()
 	return nil, nil
 }

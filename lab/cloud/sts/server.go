@@ -3,6 +3,7 @@
 package sts
 
 import (
+	"cmp"
 	"net/http"
 	"regexp"
 	"strings"
@@ -64,7 +65,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch action {
 	case "GetCallerIdentity":
 		// https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html
-		out = identity{Arn: caller.ARN, UserId: caller.UserID, Account: wire.Account}
+		out = identity{Arn: caller.ARN, UserId: caller.UserID, Account: cmp.Or(caller.Account, wire.Account)}
 	case "AssumeRole":
 		var in assumeRole
 		if err = query.Decode(r.Form, &in); err == nil {

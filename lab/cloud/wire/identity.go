@@ -19,6 +19,10 @@ type Caller struct {
 	UserID      string // AIDA… for the operator, AROA…:i-0123 for an instance's role
 	Role        string // role name, empty for the operator
 	InstanceID  string // of credentials vended to an instance
+
+	Account   string // another account's; empty for the cloud's own
+	Service   string // sqs.amazonaws.com: a service of AWS that acts by itself
+	SourceARN string // on behalf of which resource a service acts
 }
 
 // Credentials are one access key, as IMDS or STS vends it.
@@ -74,6 +78,21 @@ func (v *Vault) Vend(role, instanceID string, d time.Duration) Credentials {
 // presigned URLs that die with their signer's session are tested with.
 func (v *Vault) VendOperator(d time.Duration) Credentials {
 	return v.add("ASIA", d, Caller{UserID: "AROALECAFELABADMIN:operator", Role: "admin", ARN: "arn:aws:sts::" + Account + ":assumed-role/admin/operator"})
+}
+
+// VendForeign makes credentials of an administrator of another account.
+func (v *Vault) VendForeign(account string, d time.Duration) Credentials {
+	return v.add("ASIA", d, Caller{
+		UserID: "AROAFOREIGN" + account[:9] + ":stranger", Role: "admin", Account: account,
+		ARN: "arn:aws:sts::" + account + ":assumed-role/admin/stranger",
+	})
+}
+
+// VendService makes credentials for what a service of AWS does by itself on
+// behalf of a resource of the cloud's account. Services reach each other
+// otherwise; only what their requests are judged by is the same.
+func (v *Vault) VendService(service, sourceARN string, d time.Duration) Credentials {
+	return v.add("ASIA", d, Caller{UserID: service, ARN: service, Service: service, SourceARN: sourceARN})
 }
 
 func (v *Vault) add(prefix string, d time.Duration, caller Caller) Credentials {
