@@ -57,16 +57,10 @@ func TestConnectInTheLab(t *testing.T) {
 		out, err := api.RunInstances(t.Context(), in)
 		must(err)
 		id := *out.Instances[0].InstanceId
-		for deadline := time.After(time.Minute); ; {
-			if info, _ := c.EC2.Instance(id); info.State == "running" {
-				break
-			}
-			select {
-			case <-deadline:
-				t.Fatalf("%s does not run", id)
-			case <-time.After(time.Millisecond):
-			}
-		}
+		c.Until(t, id, func() bool {
+			info, _ := c.EC2.Instance(id)
+			return info.State == "running"
+		})
 		return id
 	}
 	env := []string{}

@@ -85,7 +85,7 @@ func (s *shop) group(name, version string, size int32, hooked bool) {
 	if _, err := s.asg.CreateAutoScalingGroup(s.Context(), in); err != nil {
 		s.Fatal(err)
 	}
-	s.until("instances of "+name, func() bool {
+	s.Until(s, "instances of "+name, func() bool {
 		n := 0
 		for _, i := range s.instances(name) {
 			if i.LifecycleState == want {
@@ -102,16 +102,6 @@ func (s *shop) instances(group string) []astypes.Instance {
 		return nil // the test's end, too
 	}
 	return out.AutoScalingGroups[0].Instances
-}
-
-func (s *shop) until(what string, ok func() bool) {
-	s.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); {
-		if time.Now().After(end) {
-			s.Fatalf("no %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 // say puts the report of an instance.
@@ -135,13 +125,16 @@ func (s *shop) agents(group, version string, v report.Verdict) (stop func()) {
 	go func() {
 		defer close(done)
 		said := map[string]bool{}
-		for ctx.Err() == nil {
+		for changes := s.Changes(); ctx.Err() == nil; {
 			for _, i := range s.instances(group) {
 				if id := *i.InstanceId; aws.ToString(i.LaunchTemplate.Version) == version && !said[id] {
 					said[id] = s.say(id, v) == nil
 				}
 			}
-			time.Sleep(5 * time.Millisecond)
+			select {
+			case <-changes:
+			case <-ctx.Done():
+			}
 		}
 	}()
 	return func() { cancel(); <-done }
@@ -269,11 +262,13 @@ func TestWatchsPolicyIsWhatIsNeeded(t *testing.T) {
 	watch("--asg", "quiet", "--deadline", "1ms", "--launch-template", "app")
 	s.lecafe(2, "watch", "--once", "--asg", "quiet") // where the reports are is looked for in the launch template
 	// Until it is interrupted, with the queue.
+	look := s.Called(func(c cloud.Call) bool { return c.Action == "ReceiveMessage" })
 	go func() {
-		s.until("a look at the queue", func() bool {
-			return slices.Contains(cloudtest.Permissions(s.Calls(), "operator"), "sqs:ReceiveMessage")
-		})
-		_ = syscall.Kill(syscall.Getpid(), syscall.SIGINT)
+		select {
+		case <-look:
+			_ = syscall.Kill(syscall.Getpid(), syscall.SIGINT)
+		case <-t.Context().Done():
+		}
 	}()
 	s.lecafe(1, "watch", "--reports", "s3://b/p", "--queue", "boots", "--asg", "quiet")
 	// Messages are deleted after ten minutes.
