@@ -103,8 +103,9 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		troubles: map[string]bootstrap.Trouble{}, lastSaid: map[string]string{},
 	}
 	a.facts.started = time.Now()
+	// Where the disk is full or read-only there is the more to report.
 	if err := os.MkdirAll(a.stateDir(), 0o700); err != nil {
-		return nil, fmt.Errorf("make state directory: %w", err)
+		a.log.Error("no state directory: nothing will be remembered", "error", err)
 	}
 	if err := os.MkdirAll(filepath.Join(o.Root, settings.RuntimeDir), 0o755); err != nil {
 		return nil, fmt.Errorf("make runtime directory: %w", err)
@@ -125,7 +126,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		}
 	}
 	if a.outbox, err = sinks.OpenOutbox(filepath.Join(a.stateDir(), "outbox")); err != nil {
-		return nil, err
+		a.log.Error("the outbox is not whole", "error", err)
 	}
 	if a.memory, err = bootstrap.LoadMemory(a.stateDir()); err != nil {
 		a.log.Error("the bootstrap's memory cannot be read; it is judged again", "error", err)

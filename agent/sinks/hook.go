@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
@@ -23,6 +24,11 @@ type (
 // boots); too late is final: the hook's timeout has decided.
 const hookPatience = 6
 
+// abandonAfter is how long ABANDON waits for the report to reach the other
+// sinks: it terminates the instance, and what has not been sent by then is lost
+// with it.
+const abandonAfter = time.Minute
+
 // Hook completes an Auto Scaling lifecycle action.
 type Hook struct {
 	Complete   completeAction
@@ -37,6 +43,14 @@ type Hook struct {
 
 // Name is NameHook.
 func (*Hook) Name() string { return NameHook }
+
+// Patience is how long the other sinks go first.
+func (*Hook) Patience(r *report.Report) time.Duration {
+	if r.Verdict == report.Failure {
+		return abandonAfter
+	}
+	return 0 // nothing is lost with an instance that goes on
+}
 
 // Send completes the action: ABANDON for a failure, else CONTINUE.
 func (h *Hook) Send(ctx context.Context, r *report.Report) error {

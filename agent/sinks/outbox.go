@@ -38,7 +38,8 @@ type entry struct {
 
 	errors map[string]string // last error by sink, for status
 	kind   report.Kind
-	lost   bool // the disk has not got it: a restart now would lose it
+	since  time.Time // held by this process; unlike Added no clock that is set moves it
+	lost   bool      // the disk has not got it: a restart now would lose it
 }
 
 // Outbox is the reports that have not arrived everywhere, in a directory.
@@ -50,36 +51,48 @@ type Outbox struct {
 }
 
 // OpenOutbox reads what is left in dir, making it if needed. Files that cannot
-// be read are put aside with the ending .bad.
+// be read are put aside with the ending .bad. The outbox can be used whatever
+// the error says: an instance whose disk is full or read-only must report all
+// the more, if need be from memory.
 func OpenOutbox(dir string) (*Outbox, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open outbox: %w", err)
-	}
 	o := &Outbox{dir: dir, entries: map[string]*entry{}, changed: make(chan struct{})}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return o, fmt.Errorf("open outbox: %w", err)
+	}
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil {
-		return nil, fmt.Errorf("open outbox: %w", err)
+		return o, fmt.Errorf("open outbox: %w", err)
 	}
+	var bad error
 	for _, f := range files {
-		b, err := os.ReadFile(f)
+		e, err := readEntry(f)
 		if err != nil {
-			return nil, fmt.Errorf("open outbox: %w", err)
-		}
-		var e entry
-		r, rerr := (*report.Report)(nil), json.Unmarshal(b, &e)
-		if rerr == nil {
-			r, rerr = report.Decode(e.Report)
-		}
-		if rerr != nil {
-			if err := os.Rename(f, f+".bad"); err != nil {
-				return nil, fmt.Errorf("put aside outbox entry: %w", err)
+			if rerr := os.Rename(f, f+".bad"); rerr != nil {
+				err = errors.Join(err, rerr)
 			}
+			bad = errors.Join(bad, fmt.Errorf("put aside outbox entry: %w", err))
 			continue
 		}
-		e.errors, e.kind = map[string]string{}, r.Kind
-		o.entries[strings.TrimSuffix(filepath.Base(f), ".json")] = &e
+		o.entries[strings.TrimSuffix(filepath.Base(f), ".json")] = e
 	}
-	return o, nil
+	return o, bad
+}
+
+func readEntry(path string) (*entry, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var e entry
+	if err := json.Unmarshal(b, &e); err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	r, err := report.Decode(e.Report)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	e.errors, e.kind, e.since = map[string]string{}, r.Kind, time.Now()
+	return &e, nil
 }
 
 // Add keeps r durably for every sink named. It returns once the disk has it.
@@ -110,7 +123,7 @@ func (o *Outbox) Add(r *report.Report, sinks []string, undecided bool) error {
 		return nil
 	}
 	o.room()
-	e := &entry{Report: doc, Waiting: slices.Clone(sinks), Added: time.Now().UTC(), errors: map[string]string{}, kind: r.Kind}
+	e := &entry{Report: doc, Waiting: slices.Clone(sinks), Added: time.Now().UTC(), errors: map[string]string{}, kind: r.Kind, since: time.Now()}
 	// Even where the disk is full the report is sent from memory.
 	o.entries[r.ID] = e
 	o.wake()
@@ -192,8 +205,17 @@ func (o *Outbox) Waiting(sink string) []string {
 	return ids
 }
 
+// Alone says whether no other sink than this one still has to get a report, or
+// the others have had it for longer than patience.
+func (o *Outbox) Alone(id, sink string, patience time.Duration) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	e, ok := o.entries[id]
+	return !ok || time.Since(e.since) >= patience || !slices.ContainsFunc(e.Waiting, func(s string) bool { return s != sink })
+}
+
 // Report returns a report, completed by fill where it was not whole yet; what
-// fill changed is kept.
+// fill changed is kept, on the disk where it takes it.
 func (o *Outbox) Report(id string, fill func(*report.Report) bool) (*report.Report, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -213,7 +235,10 @@ func (o *Outbox) Report(id string, fill func(*report.Report) bool) (*report.Repo
 		return nil, err
 	}
 	e.Report = doc
-	return r, o.save(id, e)
+	// A disk that is full must not keep the report from those who wait for it:
+	// what it has is less complete, and save remembers that.
+	_ = o.save(id, e)
+	return r, nil
 }
 
 // Done remembers that sink has the report. The entry goes once all have it.

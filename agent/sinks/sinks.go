@@ -25,6 +25,15 @@ type Sink interface {
 	Send(ctx context.Context, r *report.Report) error
 }
 
+// patient is a Sink whose sending may end the instance: the others go first, as
+// long as it can wait for them.
+type patient interface {
+	Patience(r *report.Report) time.Duration
+}
+
+// errOthersFirst is what a patient sink waits for.
+var errOthersFirst = errors.New("waiting for the report to arrive elsewhere")
+
 // ErrRefused is wrapped by a Sink's error when trying again cannot help; the
 // outbox then keeps the entry with its reason and tries no more.
 var ErrRefused = errors.New("refused for good")
@@ -69,12 +78,14 @@ func (p *Pump) serve(ctx context.Context, s Sink) {
 	wait := firstWait
 	for ctx.Err() == nil {
 		changed := p.Outbox.Changed()
-		again := p.round(ctx, s)
+		again, others := p.round(ctx, s)
 		var timer <-chan time.Time
 		if again {
 			// Half to full: a fleet that lost its queue does not return as one.
 			timer = time.After(wait/2 + rand.N(wait/2))
-			wait = min(2*wait, maxWait)
+			if !others { // nothing has failed
+				wait = min(2*wait, maxWait)
+			}
 		} else {
 			wait = firstWait
 		}
@@ -87,18 +98,24 @@ func (p *Pump) serve(ctx context.Context, s Sink) {
 	}
 }
 
-// round tries every entry that waits for s and says whether one still does.
-func (p *Pump) round(ctx context.Context, s Sink) (again bool) {
+// round tries every entry that waits for s and says whether one still does, and
+// whether that is only because others go first.
+func (p *Pump) round(ctx context.Context, s Sink) (again, others bool) {
 	for _, id := range p.Outbox.Waiting(s.Name()) {
 		if p.Ready != nil {
 			if err := p.Ready(s.Name()); err != nil {
 				p.Outbox.Note(id, s.Name(), err)
-				return true
+				return true, false
 			}
 		}
 		r, err := p.Outbox.Report(id, p.Fill)
 		if err != nil {
 			p.Log.Error("outbox entry cannot be read", "report", id, "error", err)
+			continue
+		}
+		if last, ok := s.(patient); ok && !p.Outbox.Alone(id, s.Name(), last.Patience(r)) {
+			p.Outbox.Note(id, s.Name(), errOthersFirst)
+			others = true
 			continue
 		}
 		c, cancel := context.WithTimeout(ctx, sendTimeout)
@@ -113,7 +130,7 @@ func (p *Pump) round(ctx context.Context, s Sink) (again bool) {
 			}
 			p.Log.Info("report sent", "report", id, "sink", s.Name())
 		case ctx.Err() != nil:
-			return true
+			return true, false
 		case errors.Is(err, ErrRefused):
 			p.Log.Error("report refused", "report", id, "sink", s.Name(), "error", report.Redact(err.Error()))
 			if err := p.Outbox.Refused(id, s.Name(), err); err != nil {
@@ -125,7 +142,7 @@ func (p *Pump) round(ctx context.Context, s Sink) (again bool) {
 			again = true
 		}
 	}
-	return again
+	return again || others, others && !again
 }
 
 // code returns the API error code of err, "" where AWS did not answer.
