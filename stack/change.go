@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ type Plan struct {
 	Changes []Change
 
 	stack   *Stack
+	request Request
 	id      string // of the change set; "" where nothing would change
 	stackID string
 }
@@ -81,7 +83,7 @@ func (s *Stack) Plan(ctx context.Context, r Request) (*Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create change set for stack %s: %w", s.Name, err)
 	}
-	p := &Plan{New: kind == types.ChangeSetTypeCreate, stack: s, id: aws.ToString(out.Id), stackID: aws.ToString(out.StackId)}
+	p := &Plan{New: kind == types.ChangeSetTypeCreate, stack: s, request: r, id: aws.ToString(out.Id), stackID: aws.ToString(out.StackId)}
 	if err := p.read(ctx); err != nil {
 		return nil, errors.Join(err, p.Discard(ctx))
 	}
@@ -191,11 +193,69 @@ func (p *Plan) Discard(ctx context.Context) error {
 }
 
 // Execute makes the changes and waits until they are made or taken back. When
-// ctx ends, CloudFormation goes on without the caller.
+// ctx ends, CloudFormation goes on without the caller. Changes that SQS has
+// made fail, because a queue of the name was there a moment ago, are made again
+// once it gives the name out.
+// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html
 func (p *Plan) Execute(ctx context.Context) error {
 	if p.Empty() {
 		return nil
 	}
+	err := p.execute(ctx)
+	if !queueHeld(err) {
+		return err
+	}
+	s := p.stack
+	wait := cmp.Or(s.QueueWait, 65*time.Second)
+	s.tell("a queue of that name was deleted less than a minute ago, and SQS holds the name back: trying again in %s", wait)
+	if pause(ctx, wait) != nil {
+		return fmt.Errorf("%w; wait a minute and repeat lecafe stack up", err)
+	}
+	again, planned := s.Plan(ctx, p.request)
+	if planned != nil {
+		return errors.Join(err, planned)
+	}
+	if !slices.Equal(again.touched(), p.touched()) {
+		return errors.Join(fmt.Errorf("%w; what would change is not what it was: look with lecafe stack plan, and repeat lecafe stack up", err), again.Discard(ctx))
+	}
+	if err := again.execute(ctx); queueHeld(err) {
+		return fmt.Errorf("%w; wait a minute and repeat lecafe stack up", err)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// touched are the resources that a plan changes.
+func (p *Plan) touched() []string {
+	var out []string
+	for _, c := range p.Changes {
+		out = append(out, c.LogicalID)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// takenBack is a change that failed, and what CloudFormation says of it.
+type takenBack struct {
+	stack, reason string
+	status        types.StackStatus
+}
+
+func (e *takenBack) Error() string {
+	return fmt.Sprintf("stack %s is %s: %s", e.stack, e.status, e.reason)
+}
+
+// queueHeld recognizes that a queue could not be made for its name, and that
+// the stack is as it was before. CloudFormation hands the service's words on,
+// with or without its code.
+func queueHeld(err error) bool {
+	e, ok := errors.AsType[*takenBack](err)
+	return ok && (e.status == types.StackStatusDeleteComplete || e.status == types.StackStatusUpdateRollbackComplete) &&
+		(strings.Contains(e.reason, "QueueDeletedRecently") || strings.Contains(e.reason, "seconds after deleting a queue"))
+}
+
+func (p *Plan) execute(ctx context.Context) error {
 	s := p.stack
 	events, err := s.newEvents(ctx, p.stackID)
 	if err != nil {
@@ -210,7 +270,7 @@ func (p *Plan) Execute(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("wait for stack %s: %w; CloudFormation goes on: look with lecafe stack status", s.Name, err)
 	case status != types.StackStatusCreateComplete && status != types.StackStatusUpdateComplete:
-		return fmt.Errorf("stack %s is %s: %s", s.Name, status, events.reason())
+		return &takenBack{s.Name, events.reason(), status}
 	}
 	return nil
 }

@@ -101,6 +101,7 @@ func (s *Stack) Remove(ctx context.Context, r *Removal, deleteData bool) (kept [
 	if err := s.removeKeys(ctx); err != nil {
 		failed = append(failed, err)
 	}
+	queues := false
 	for _, d := range r.Data {
 		remove := s.removeBucket
 		if d.Type == typeQueue {
@@ -113,9 +114,13 @@ func (s *Stack) Remove(ctx context.Context, r *Removal, deleteData bool) (kept [
 			failed = append(failed, fmt.Errorf("%w; it is left, delete it with the AWS CLI", err))
 		case gone:
 			s.tell("removed %s", d.PhysicalID)
+			queues = queues || d.Type == typeQueue
 		default:
 			kept = append(kept, d)
 		}
+	}
+	if queues {
+		s.tell("SQS holds the names of the removed queues back for 60 s; lecafe stack up waits for them")
 	}
 	return kept, errors.Join(failed...)
 }

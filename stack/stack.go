@@ -76,6 +76,9 @@ type Stack struct {
 	Clients  Clients
 	Interval time.Duration     // between two looks; default 3 s
 	Tell     func(line string) // progress; may be nil
+	// How long SQS holds back the name of a deleted queue; default 65 s, which
+	// is what it says and some for its clock.
+	QueueWait time.Duration
 }
 
 var nameRE = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,127}$`)
@@ -95,10 +98,10 @@ func (s *Stack) tell(format string, args ...any) {
 }
 
 func (s *Stack) sleep(ctx context.Context) error {
-	d := s.Interval
-	if d == 0 {
-		d = 3 * time.Second
-	}
+	return pause(ctx, cmp.Or(s.Interval, 3*time.Second))
+}
+
+func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
