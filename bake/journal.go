@@ -164,6 +164,19 @@ func randomHex(n int) string {
 // ErrTakenOver says that another process drives the bake now.
 var ErrTakenOver = errors.New("another process drives this bake")
 
+// DefaultStateDir is where copies of journals are kept for gc on this machine,
+// whoever began the bake; empty where there is no home.
+func DefaultStateDir() string {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "lecafe", "bakes")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(home, ".local", "state", "lecafe", "bakes")
+}
+
 // store keeps one bake's journal in S3, and a copy on the local disk.
 type store struct {
 	s3     s3API

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -110,18 +107,4 @@ func ArchitectureOf(ctx context.Context, cfg aws.Config, imageID string) (string
 	default:
 		return "", fmt.Errorf("%w: %s is for %s; lecafe has programs for %s and %s", ErrNoImage, imageID, a, recipe.X8664, recipe.ARM64)
 	}
-}
-
-// Protect turns on deregistration protection, without cooldown, of images by
-// region. An emulator that lacks the call is an error: nothing protects then.
-func Protect(ctx context.Context, cfg aws.Config, images map[string]string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("not done after 1m"))
-	defer cancel()
-	c := connect(cfg, 0)
-	for _, region := range slices.Sorted(maps.Keys(images)) {
-		if _, err := c.in(region).EnableImageDeregistrationProtection(ctx, &ec2.EnableImageDeregistrationProtectionInput{ImageId: aws.String(images[region])}, func(o *ec2.Options) { o.RetryMaxAttempts = 4 }); err != nil {
-			return fmt.Errorf("protect image %s in %s: %w", images[region], region, err)
-		}
-	}
-	return nil
 }

@@ -127,7 +127,6 @@ func (b *bake) shareOne(ctx context.Context, api ec2API, image string) error {
 			return fmt.Errorf("share: %w", err)
 		}
 	}
-	few := func(o *ec2.Options) { o.RetryMaxAttempts = 4 }
 	if im.DeprecateAfter > 0 {
 		b.store.note("EnableImageDeprecation", image)
 		at := b.now().Add(im.DeprecateAfter).UTC().Truncate(time.Minute) // EC2 rounds to the minute
@@ -152,7 +151,7 @@ func (b *bake) protect(ctx context.Context) error {
 	for _, region := range slices.Sorted(maps.Keys(places)) {
 		image := places[region]
 		b.store.note("EnableImageDeregistrationProtection", image)
-		_, err := b.in(region).EnableImageDeregistrationProtection(ctx, &ec2.EnableImageDeregistrationProtectionInput{ImageId: &image}, func(o *ec2.Options) { o.RetryMaxAttempts = 4 })
+		_, err := b.in(region).EnableImageDeregistrationProtection(ctx, &ec2.EnableImageDeregistrationProtectionInput{ImageId: &image}, few)
 		if notImplemented(err) {
 			b.warn("this endpoint has no deregistration protection for images")
 		} else if err != nil {

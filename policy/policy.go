@@ -145,24 +145,18 @@ func creates(actions ...string) map[string]Condition {
 
 // Bake is what `lecafe bake` needs for the recipe r, gc included.
 func Bake(w Where, r *recipe.Recipe) Document {
-	prefix := strings.Trim(r.Staging.Prefix, "/")
-	out := []Statement{
-		{Sid: "Look", Action: []string{"ec2:DescribeImages", "ec2:DescribeInstances", "ec2:DescribeLaunchTemplates", "ec2:DescribeSecurityGroups", "ec2:DescribeSnapshots", "ec2:DescribeVolumes"}, Resource: []string{"*"}},
-		{Sid: "Staging", Action: []string{"s3:DeleteObject", "s3:GetObject", "s3:PutObject"}, Resource: []string{w.s3(r.Staging.Bucket + "/" + prefix + "/*")}},
-		{Sid: "ListStaging", Action: []string{"s3:ListBucket"}, Resource: []string{w.s3(r.Staging.Bucket)}, Condition: map[string]Condition{"StringLike": {"s3:prefix": {prefix + "/*"}}}},
+	out := append(w.temporary(r), []Statement{
 		{Sid: "LaunchBuilder", Action: []string{"ec2:RunInstances"}, Resource: []string{
 			w.ec2("image/*"), w.ec2("instance/*"), w.ec2("network-interface/*"), w.ec2("security-group/*"), w.ec2("subnet/*"), w.ec2("volume/*"),
 		}},
 		{Sid: "UseOwnInstances", Action: []string{"ec2:CreateImage", "ec2:StopInstances", "ec2:TerminateInstances"}, Resource: []string{w.ec2("instance/*")}, Condition: tagged()},
 		{Sid: "MakeImage", Action: []string{"ec2:CreateImage"}, Resource: []string{w.ec2("image/*"), w.ec2("snapshot/*")}},
 		{Sid: "FinishOwnImages", Action: []string{"ec2:DeleteSnapshot", "ec2:DeregisterImage", "ec2:ModifyImageAttribute"}, Resource: w.imagesOf(r, "image", "snapshot"), Condition: tagged()},
-		{Sid: "ReadOwnConsole", Action: []string{"ec2:GetConsoleOutput"}, Resource: []string{w.ec2("instance/*")}, Condition: tagged()},
-		{Sid: "RemoveOwnVolumes", Action: []string{"ec2:DeleteVolume"}, Resource: []string{w.ec2("volume/*")}, Condition: tagged()},
 		// From "building" to "done" once an image has proved itself.
 		{Sid: "MarkOwnImages", Action: []string{"ec2:CreateTags"}, Resource: w.imagesOf(r, "image", "snapshot"), Condition: tagged()},
 		{Sid: "TagAtCreation", Action: []string{"ec2:CreateTags"}, Resource: append(w.imagesOf(r, "image", "snapshot"), w.ec2("instance/*"), w.ec2("network-interface/*"), w.ec2("security-group/*"), w.ec2("volume/*")),
 			Condition: creates("CopyImage", "CreateImage", "CreateSecurityGroup", "RunInstances")},
-	}
+	}...)
 	if p := r.Source.SSMParameter; p != "" {
 		name := strings.TrimPrefix(p, "/")
 		resource := w.arn("ssm", "parameter/"+name)
@@ -172,31 +166,13 @@ func Bake(w Where, r *recipe.Recipe) Document {
 		out = append(out, Statement{Sid: "ResolveSource", Action: []string{"ssm:GetParameter"}, Resource: []string{resource}})
 	}
 	if len(r.Builder.SecurityGroups) == 0 {
-		if len(r.Builder.Subnets) > 0 { // the group goes into their VPC
-			out = append(out, Statement{Sid: "FindVPC", Action: []string{"ec2:DescribeSubnets"}, Resource: []string{"*"}})
-		}
-		out = append(out,
-			Statement{Sid: "MakeSecurityGroup", Action: []string{"ec2:CreateSecurityGroup"}, Resource: []string{w.ec2("security-group/*"), w.ec2("vpc/*")}},
-			Statement{Sid: "RemoveOwnSecurityGroup", Action: []string{"ec2:DeleteSecurityGroup"}, Resource: []string{w.ec2("security-group/*")}, Condition: tagged()})
+		out = append(out, w.group(len(r.Builder.Subnets) > 0)...)
 	}
 	if p := r.Builder.InstanceProfile; p != "" {
 		out = append(out, passRole(w, p))
 	}
 	if k := r.Canary; k != nil {
-		out = append(out, Statement{Sid: "LaunchCanary", Action: []string{"ec2:RunInstances"}, Resource: []string{w.ec2("launch-template/*")}})
-		if k.InstanceProfile != "" && k.InstanceProfile != r.Builder.InstanceProfile {
-			out = append(out, passRole(w, k.InstanceProfile))
-		}
-		if k.LaunchTemplate != "" {
-			// The profile in the launch template is passed too; which it is
-			// only the launch template knows.
-			out = append(out, Statement{Sid: "ReadLaunchTemplate", Action: []string{"ec2:DescribeLaunchTemplateVersions"}, Resource: []string{"*"}})
-		} else {
-			out = append(out,
-				Statement{Sid: "MakeCanarysTemplate", Action: []string{"ec2:CreateLaunchTemplate"}, Resource: []string{w.ec2("launch-template/*")}},
-				Statement{Sid: "TagCanarysTemplate", Action: []string{"ec2:CreateTags"}, Resource: []string{w.ec2("launch-template/*")}, Condition: creates("CreateLaunchTemplate")},
-				Statement{Sid: "RemoveCanarysTemplate", Action: []string{"ec2:DeleteLaunchTemplate"}, Resource: []string{w.ec2("launch-template/*")}, Condition: tagged()})
-		}
+		out = append(out, w.canary(k, r.Builder.InstanceProfile)...)
 	}
 	if len(r.Image.Copies) > 0 {
 		out = append(out, Statement{Sid: "CopyImage", Action: []string{"ec2:CopyImage"}, Resource: []string{Where{w.Partition, "", w.Account}.ec2("image/*"), Where{w.Partition, "", w.Account}.ec2("snapshot/*")}})

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -79,6 +80,24 @@ func policyCommand() *cli.Command {
 				&cli.StringSliceFlag{Name: "recipe", Usage: "`FILE` whose bakes are collected (several times)"},
 				&cli.StringSliceFlag{Name: "staging", Usage: "`s3://BUCKET/PREFIX` of bakes (several times)"},
 				&cli.BoolFlag{Name: "all-regions", Usage: "with what --all-regions needs"}),
+			sub("packer", "for Packer's post-processor lecafe-publish", func(c *cli.Context, w policy.Where) (policy.Document, error) {
+				o, err := provingOf(c)
+				if err != nil {
+					return policy.Document{}, err
+				}
+				return policy.Packer(w, o), nil
+			},
+				&cli.StringFlag{Name: "recipe", Usage: "`FILE` that lecafe packer template makes the block of"},
+				&cli.StringFlag{Name: "staging", Usage: "`s3://BUCKET/PREFIX`, as the block's staging says"},
+				&cli.StringFlag{Name: "canary-launch-template", Usage: "`NAME` or ID, as canary.launch_template"},
+				&cli.StringFlag{Name: "instance-profile", Usage: "`NAME` or ARN, as canary.instance_profile"},
+				&cli.BoolFlag{Name: "subnet", Usage: "the block says canary.subnet"},
+				&cli.BoolFlag{Name: "security-groups", Usage: "the block says canary.security_groups"},
+				&cli.BoolFlag{Name: "keep-failed", Usage: "the block says keep_failed"},
+				&cli.StringFlag{Name: "launch-template", Usage: "`NAME` or ID, as promote.launch_template"},
+				&cli.StringFlag{Name: "asg", Usage: "Auto Scaling group `NAME`, as promote.auto_scaling_group"},
+				&cli.StringFlag{Name: "ssm-parameter", Usage: "`NAME`, as promote.ssm_parameter"},
+				&cli.BoolFlag{Name: "pin", Usage: "with what promote.pin needs"}),
 			sub("publish", "for lecafe launch-template publish", func(_ *cli.Context, w policy.Where) (policy.Document, error) {
 				return policy.Publish(w), nil
 			}),
@@ -118,6 +137,53 @@ func policyCommand() *cli.Command {
 				&cli.StringFlag{Name: "group", Usage: "Auto Scaling group `NAME` of the lifecycle hook"}),
 		},
 	}
+}
+
+// provingOf is the block lecafe-publish that the recipe would have, and over
+// it what the flags say.
+func provingOf(c *cli.Context) (policy.Proving, error) {
+	r := &recipe.Recipe{}
+	if file := c.String("recipe"); file != "" {
+		var err error
+		if r, err = recipe.Load(file); err != nil {
+			return policy.Proving{}, err
+		}
+		if r.Canary == nil && r.Promote == nil {
+			return policy.Proving{}, fmt.Errorf("policy packer: %s has neither canary nor promote: its template has no lecafe-publish", file)
+		}
+	}
+	if s := c.String("staging"); s != "" {
+		bucket, prefix, _ := strings.Cut(strings.Trim(strings.TrimPrefix(s, "s3://"), "/"), "/")
+		r.Staging = recipe.Staging{Bucket: bucket, Prefix: cmp.Or(prefix, "lecafe-bakes")}
+	}
+	if r.Staging.Bucket == "" {
+		return policy.Proving{}, errors.New("policy packer: name a recipe, or --staging as the block's staging says")
+	}
+	canary := recipe.Canary{}
+	if r.Canary != nil {
+		canary = *r.Canary
+	} else if r.Promote != nil { // as lecafe packer template writes it
+		canary.LaunchTemplate = r.Promote.LaunchTemplate
+	}
+	canary.LaunchTemplate = cmp.Or(c.String("canary-launch-template"), canary.LaunchTemplate)
+	canary.InstanceProfile = cmp.Or(c.String("instance-profile"), canary.InstanceProfile)
+	if c.Bool("subnet") {
+		canary.Subnet = "any"
+	}
+	if c.Bool("security-groups") {
+		r.Builder.SecurityGroups = []string{"any"}
+	}
+	r.Canary = &canary
+	p := policy.PromotingOf(r)
+	p = policy.Promoting{
+		LaunchTemplate: cmp.Or(c.String("launch-template"), p.LaunchTemplate), Group: cmp.Or(c.String("asg"), p.Group),
+		SSMParameter: cmp.Or(c.String("ssm-parameter"), p.SSMParameter), Pin: p.Pin || c.Bool("pin"),
+	}
+	o := policy.Proving{Recipe: r, KeepFailed: c.Bool("keep-failed")}
+	if p != (policy.Promoting{}) {
+		o.Promote = &p
+	}
+	return o, nil
 }
 
 // promotingOf is the recipe's promote section, and over it what the flags say.

@@ -76,12 +76,13 @@ func (p *PostProcessor) publish(ctx context.Context, ui packersdk.Ui, artifact p
 		return err
 	}
 	ui.Sayf("Booting a canary of %s in %s", made.ImageID, region)
-	_, err = bake.Prove(ctx, bake.Options{Config: cfg, Recipe: r, Programs: bake.Programs{Builder: builder}, Report: (&screen{ui: ui}).event}, made)
+	_, err = bake.Prove(ctx, bake.Options{Config: cfg, Recipe: r, Programs: bake.Programs{Builder: builder}, StateDir: bake.DefaultStateDir(), Report: (&screen{ui: ui}).event}, made)
 	var failed *bake.CanaryError
 	if errors.As(err, &failed) {
 		showOutput(ui, err)
 		if p.config.KeepFailed {
-			return protect(ctx, cfg, images, fmt.Errorf("%w\nthe image is kept for study: it is tagged lecafe:state=failed", err))
+			_, held := bake.Protect(context.WithoutCancel(ctx), cfg, images)
+			return kept(held, fmt.Errorf("%w\nthe image is kept for study: it is tagged lecafe:state=failed", err))
 		}
 	}
 	if err != nil {
@@ -95,12 +96,18 @@ func (p *PostProcessor) publish(ctx context.Context, ui packersdk.Ui, artifact p
 }
 
 // promote takes the proved image into use. If that fails, part of it may have
-// been done: the image must not be removed from under what uses it.
+// been done: the image must not be removed from under what uses it. It is
+// protected before anything uses it, since Packer removes it also when this
+// program dies in the midst of it.
 func (p *PostProcessor) promote(ctx context.Context, ui packersdk.Ui, cfg aws.Config, images map[string]string, imageID string) error {
 	k := p.config.Promote
 	limit, err := timeout(k.Timeout)
 	if err != nil {
 		return err
+	}
+	protection, held := bake.Protect(ctx, cfg, images)
+	if held != nil && !errors.Is(held, bake.ErrNoProtection) {
+		return fmt.Errorf("nothing was promoted: %w", errors.Join(held, protection.Lift(context.WithoutCancel(ctx))))
 	}
 	ui.Sayf("Promoting %s", imageID)
 	res, err := promote.Run(ctx, promote.Options{
@@ -108,17 +115,20 @@ func (p *PostProcessor) promote(ctx context.Context, ui packersdk.Ui, cfg aws.Co
 		Pin: k.Pin, MinHealthy: k.MinHealthy, Timeout: limit, Report: func(line string) { ui.Say(line) },
 	})
 	if err != nil {
-		return protect(ctx, cfg, images, fmt.Errorf("promote %s: %w\nthe image is proved and stays; take it into use with: lecafe images promote", imageID, err))
+		return kept(held, fmt.Errorf("promote %s: %w\nthe image is proved and stays; take it into use with: lecafe images promote", imageID, err))
+	}
+	if err := protection.Lift(context.WithoutCancel(ctx)); err != nil {
+		ui.Errorf("warning: %v; do it with: aws ec2 disable-image-deregistration-protection --image-id IMAGE-ID", err)
 	}
 	ui.Sayf("%s is promoted: %s", imageID, strings.Join(res.Done, "; "))
 	return nil
 }
 
-// protect keeps Packer from removing the images of a build that failed. The
-// error says so.
-func protect(ctx context.Context, cfg aws.Config, images map[string]string, cause error) error {
-	if err := bake.Protect(context.WithoutCancel(ctx), cfg, images); err != nil {
-		return fmt.Errorf("%w\nPacker removes it now: it could not be protected: %w", cause, err)
+// kept says of an error whether Packer can remove the images of its build: not
+// while they are protected. held is what came of protecting them.
+func kept(held, cause error) error {
+	if held != nil {
+		return fmt.Errorf("%w\nPacker removes it now: it could not be protected: %w", cause, held)
 	}
 	return fmt.Errorf("%w\nPacker cannot remove it: deregistration protection is on; take it off with: aws ec2 disable-image-deregistration-protection --image-id IMAGE-ID", cause)
 }

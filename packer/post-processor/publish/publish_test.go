@@ -3,17 +3,11 @@ package publish
 import (
 	"bytes"
 	"errors"
-	"io"
 	"maps"
-	"net/http"
-	"net/http/httptest"
-	"net/url"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	packersdk "github.com/hashicorp/packer-plugin-sdk/packer"
 
 	"github.com/lecafe/lecafe/bake/recipe"
@@ -106,41 +100,13 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
-// TestProtect: where a promotion fails, Packer must not remove the image from
-// under what uses it. What cannot be protected is said.
-func TestProtect(t *testing.T) {
-	var asked []string
-	refuse := false
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			t.Error(err)
-		}
-		form, err := url.ParseQuery(string(body))
-		if err != nil {
-			t.Error(err)
-		}
-		asked = append(asked, form.Get("Action")+" "+form.Get("ImageId"))
-		if refuse {
-			w.WriteHeader(http.StatusForbidden)
-			_, _ = io.WriteString(w, `<Response><Errors><Error><Code>UnauthorizedOperation</Code><Message>no</Message></Error></Errors></Response>`)
-			return
-		}
-		_, _ = io.WriteString(w, `<EnableImageDeregistrationProtectionResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><return>enabled-without-cooldown</return></EnableImageDeregistrationProtectionResponse>`)
-	}))
-	defer srv.Close()
-	cfg := aws.Config{Region: "us-east-1", BaseEndpoint: &srv.URL, Credentials: credentials.NewStaticCredentialsProvider("a", "b", "")}
-	cause := errors.New("the refresh failed")
-	images := map[string]string{"us-east-1": "ami-00000001", "eu-west-1": "ami-00000002"}
-	err := protect(t.Context(), cfg, images, cause)
-	if !errors.Is(err, cause) || !strings.Contains(err.Error(), "Packer cannot remove it") {
-		t.Errorf("protect: %v", err)
+// TestKept: an error says what becomes of the image.
+func TestKept(t *testing.T) {
+	cause, refused := errors.New("the refresh failed"), errors.New("UnauthorizedOperation")
+	if err := kept(nil, cause); !errors.Is(err, cause) || !strings.Contains(err.Error(), "Packer cannot remove it") {
+		t.Errorf("kept: %v", err)
 	}
-	if want := []string{"EnableImageDeregistrationProtection ami-00000002", "EnableImageDeregistrationProtection ami-00000001"}; !slices.Equal(asked, want) {
-		t.Errorf("asked %q", asked)
-	}
-	refuse = true
-	if err := protect(t.Context(), cfg, images, cause); !errors.Is(err, cause) || !strings.Contains(err.Error(), "Packer removes it now") {
-		t.Errorf("protect: %v", err)
+	if err := kept(refused, cause); !errors.Is(err, cause) || !errors.Is(err, refused) || !strings.Contains(err.Error(), "Packer removes it now") {
+		t.Errorf("kept: %v", err)
 	}
 }
