@@ -8,13 +8,12 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	"github.com/lecafe/lecafe/agent/spool"
 )
@@ -23,8 +22,12 @@ import (
 const (
 	maxBatchBody   = 4 << 20
 	maxBatchOrders = 1000
-	// intakeMemory bounds the bodies that wait for the disk.
-	intakeMemory = 12 << 20
+	// largeMemory bounds the bodies that wait for the disk. The small ones, of
+	// which most orders are, have smallMemory of their own, so that they do not
+	// queue behind the large ones.
+	largeMemory = 8 << 20
+	smallMemory = 4 << 20
+	smallBody   = 64 << 10
 	// retryAfter is what a full spool asks for.
 	retryAfter = time.Second
 	// drained is how much of a refused body is read so that the answer is seen.
@@ -41,9 +44,9 @@ type Intake struct {
 	Limits func() (bytes int64, fifo bool)
 	Status func() Status
 
-	keys   *keyCache
-	memory *semaphore.Weighted
-	counts counts
+	keys         *keyCache
+	small, large *room
+	counts       counts
 }
 
 // counts are totals since start.
@@ -56,14 +59,14 @@ func (in *Intake) Handler() http.Handler {
 	if in.Log == nil {
 		in.Log = slog.New(slog.DiscardHandler)
 	}
-	in.keys, in.memory = newKeyCache(keysKept), semaphore.NewWeighted(intakeMemory)
+	in.keys, in.small, in.large = newKeyCache(keysKept), newRoom(smallMemory), newRoom(largeMemory)
 	mux := http.NewServeMux()
 	for _, r := range []struct {
 		method, path string
 		serve        http.HandlerFunc
 	}{
-		{"POST", "/v1/orders", in.post},
-		{"POST", "/v1/orders/batch", in.postBatch},
+		{"POST", "/v1/orders", withoutBody(in.post)},
+		{"POST", "/v1/orders/batch", withoutBody(in.postBatch)},
 		{"GET", "/v1/status", in.status},
 		{"GET", "/metrics", in.metrics},
 	} {
@@ -79,6 +82,32 @@ func (in *Intake) Handler() http.Handler {
 	return mux
 }
 
+// reply keeps an answer until its request's memory is given back: whoever does
+// not read what it is answered must not hold that.
+type reply struct {
+	http.ResponseWriter
+	status int
+	body   bytes.Buffer
+}
+
+func (r *reply) WriteHeader(status int)      { r.status = status }
+func (r *reply) Write(b []byte) (int, error) { return r.body.Write(b) }
+func (r *reply) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+func withoutBody(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, q *http.Request) {
+		r := reply{ResponseWriter: w}
+		h(&r, q)
+		if r.status == 0 {
+			// The client is gone; one that has only ended its own side of the
+			// connection must not take silence for 200.
+			w.Header().Set("Connection", "close")
+			r.status = http.StatusServiceUnavailable
+		}
+		w.WriteHeader(r.status)
+		_, _ = w.Write(r.body.Bytes()) // as is one that is gone by now
+	}
+}
+
 // Server returns an HTTP server for Handler that knows its peers.
 func (in *Intake) Server() *http.Server {
 	h := in.Handler()
@@ -87,6 +116,7 @@ func (in *Intake) Server() *http.Server {
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       60 * time.Second,
+		WriteTimeout:      2 * time.Minute, // from the header on; a client that reads no answer is let go
 		IdleTimeout:       5 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ConnContext:       p.connContext,
@@ -108,10 +138,15 @@ func (in *Intake) read(w http.ResponseWriter, r *http.Request, limit int64) (bod
 		refuse(w, http.StatusRequestEntityTooLarge, "too_large", "the request has "+strconv.FormatInt(need, 10)+" bytes: at most "+strconv.FormatInt(limit, 10)+" are taken")
 		return nil, nil, false
 	}
-	if err := in.memory.Acquire(r.Context(), need); err != nil {
+	memory := in.large
+	if need <= smallBody {
+		memory = in.small
+	}
+	if err := memory.acquire(r.Context(), need); err != nil {
 		return nil, nil, false
 	}
-	release = func() { in.memory.Release(need) }
+	release = func() { memory.release(need) }
+	end := memory.begin(func() { _ = http.NewResponseController(w).SetReadDeadline(time.Now()) }) // the read fails then
 	var err error
 	if r.ContentLength >= 0 {
 		body = make([]byte, need)
@@ -119,12 +154,17 @@ func (in *Intake) read(w http.ResponseWriter, r *http.Request, limit int64) (bod
 	} else {
 		body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	}
+	end()
 	if err != nil {
 		release()
+		w.Header().Set("Connection", "close")
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
 			in.counts.tooLarge.Add(1)
 			refuse(w, http.StatusRequestEntityTooLarge, "too_large", "the request has more than "+strconv.FormatInt(limit, 10)+" bytes")
+		} else if errors.Is(err, os.ErrDeadlineExceeded) {
+			in.counts.invalid.Add(1)
+			refuse(w, http.StatusRequestTimeout, "too_slow", "the body did not arrive in time and was not taken: try again")
 		} else {
 			in.counts.invalid.Add(1)
 			refuse(w, http.StatusBadRequest, "bad_request", "the body did not arrive whole")

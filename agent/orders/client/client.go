@@ -110,7 +110,7 @@ func (c *Client) SendBatch(ctx context.Context, orders []Order) ([]string, error
 		switch {
 		case err == nil:
 			return ids, nil
-		case errors.As(err, &e) && e.Status != http.StatusTooManyRequests && e.Status != http.StatusServiceUnavailable:
+		case errors.As(err, &e) && e.Status != http.StatusTooManyRequests && e.Status != http.StatusServiceUnavailable && e.Status != http.StatusRequestTimeout:
 			return nil, err
 		case e != nil:
 			wait = max(wait, min(e.RetryAfter, 5*time.Second))
