@@ -75,7 +75,7 @@ func Find(name string) (Release, error) {
 
 // DefaultArchive are the packages an image's archive has, besides what they
 // depend on.
-var DefaultArchive = []string{"htop", "jq", "nginx-light", "rsync", "socat", "tree", "unzip", "zip"}
+var DefaultArchive = []string{"htop", "jq", "nftables", "nginx-light", "rsync", "socat", "tree", "unzip", "zip"}
 
 // Options select where and from what an image is built.
 type Options struct {
