@@ -224,6 +224,9 @@ func spoolReplay(c *cli.Context) error {
 	}
 	api := orders.NewClient(target.AWS, orders.DefaultConcurrency)
 	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
+	if err := becomeOwner(state); err != nil {
+		return err
+	}
 	// The lock of the spool keeps the service and a second replay away.
 	sp, err := spool.Open(spool.Options{Dir: spoolDir(state), Log: log})
 	if err != nil {
