@@ -4,6 +4,7 @@ import (
 	"hash/crc32"
 	"io"
 	"slices"
+	"time"
 )
 
 // The cursor file holds which records of the live segments are acknowledged.
@@ -96,11 +97,18 @@ func (s *Spool) saveCursor(sync bool) {
 			err = s.fs.SyncDir()
 		}
 	}
-	if err != nil {
+	if err == nil {
+		s.quiet = time.Time{}
+		return
+	}
+	s.mu.Lock()
+	s.dirty = true
+	s.mu.Unlock()
+	// It is tried again ten times a second: a disk that stays full for a day is
+	// not told of a million times.
+	if now := time.Now(); now.After(s.quiet) {
+		s.quiet = now.Add(time.Minute)
 		s.log.Warn("write spool cursor", "error", err)
-		s.mu.Lock()
-		s.dirty = true
-		s.mu.Unlock()
 	}
 }
 

@@ -144,6 +144,20 @@ func (d *disk) SyncDir() error {
 	return nil
 }
 
+// Room is what the limit leaves.
+func (d *disk) Room() (int64, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.room == 0 {
+		return 1 << 40, nil
+	}
+	left := d.room
+	for _, n := range d.names {
+		left -= int64(len(n.data))
+	}
+	return max(left, 0), nil
+}
+
 // restart returns the disk as the next boot finds it.
 func (d *disk) restart() *disk {
 	d.mu.Lock()

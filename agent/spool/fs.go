@@ -31,6 +31,7 @@ type fsys interface {
 	Remove(name string) error
 	List() ([]string, error)
 	SyncDir() error
+	Room() (int64, error) // bytes that can still be written
 }
 
 type osDir string
@@ -77,6 +78,14 @@ func (d osDir) SyncDir() error {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
+}
+
+func (d osDir) Room() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(string(d), &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * st.Bsize, nil
 }
 
 func (f osFile) Sync() error {

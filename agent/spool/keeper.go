@@ -83,14 +83,25 @@ func (s *Spool) seal(g *segment) {
 }
 
 // retire removes an acknowledged segment, or keeps its file as the next spare.
+// That one gets another segment's name at once: under its own its records would
+// be read again after a crash, however long ago they were acknowledged.
 func (s *Spool) retire(g *segment) {
 	s.mu.Lock()
 	reuse := g.size == s.opt.SegmentBytes && len(s.free) == 0 && !s.closed
+	name := g.name()
+	if reuse {
+		name = segmentName(s.nextID)
+		s.nextID++
+	}
 	s.mu.Unlock()
 	var f file
 	var err error
 	if reuse {
-		f, err = s.fs.Open(g.name())
+		if f, err = s.fs.Open(g.name()); err == nil {
+			if err = s.fs.Rename(g.name(), name); err != nil {
+				f.Close()
+			}
+		}
 		reuse = err == nil
 	}
 	if !reuse {
@@ -102,7 +113,7 @@ func (s *Spool) retire(g *segment) {
 	defer s.mu.Unlock()
 	s.toRetire = slices.DeleteFunc(s.toRetire, func(x *segment) bool { return x == g })
 	if reuse {
-		s.free = append(s.free, freeFile{g.name(), f})
+		s.free = append(s.free, freeFile{name, f})
 	}
 }
 
@@ -134,7 +145,13 @@ func (s *Spool) makeSpare(closing bool) {
 			f.Close()
 		}
 	default:
-		f, err = s.allocate(segmentName(id))
+		// Without the room nothing is written: filling the disk to its last byte
+		// and making room again, for every append, would hit everybody else on it.
+		if room, rerr := s.fs.Room(); rerr == nil && room < s.opt.SegmentBytes {
+			err = fmt.Errorf("%w: the disk has %d bytes left, a segment takes %d", ErrFull, room, s.opt.SegmentBytes)
+		} else {
+			f, err = s.allocate(segmentName(id))
+		}
 	}
 	if err == nil {
 		if err = s.fs.SyncDir(); err != nil {
@@ -187,9 +204,8 @@ func (s *Spool) allocate(name string) (file, error) {
 	return f, nil
 }
 
-// closeSpares keeps one empty segment's file for the next Open. Files that
-// waited to be reused still hold acknowledged records under their old names:
-// left there, the next Open would give those away again.
+// closeSpares keeps one empty segment's file for the next Open, and removes
+// those that waited to be reused.
 func (s *Spool) closeSpares() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -31,7 +31,7 @@ var (
 type Options struct {
 	Dir          string        // made with mode 0700 if missing
 	SegmentBytes int64         // default 16 MiB, less where MaxBytes is small
-	MaxBytes     int64         // limit of all segments on disk, default 1 GiB
+	MaxBytes     int64         // limit of all segments on disk, default 1 GiB, at least two segments
 	CursorEvery  time.Duration // how often acknowledgements are written down, default 100ms
 	Log          *slog.Logger
 
@@ -92,7 +92,8 @@ type Spool struct {
 	done    sync.WaitGroup
 	stopped chan struct{}
 
-	buf    []byte // the writer's
+	buf    []byte    // the writer's
+	quiet  time.Time // until when a cursor that cannot be written is not told again; the keeper's
 	reader reader
 }
 
@@ -165,6 +166,7 @@ func Open(o Options) (*Spool, error) {
 			o.SegmentBytes = max(o.MaxBytes/8, MaxRecord+2*headerSize)
 		}
 	}
+	o.MaxBytes = max(o.MaxBytes, 2*o.SegmentBytes) // as SetMaxBytes has it: with less nothing could be taken
 	if o.CursorEvery <= 0 {
 		o.CursorEvery = 100 * time.Millisecond
 	}

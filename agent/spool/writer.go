@@ -6,7 +6,8 @@ import (
 	"runtime"
 )
 
-// maxCommit bounds the bytes of one write, and with them the writer's buffer.
+// maxCommit bounds the bytes of one write, and with them the writer's buffer,
+// but for an append that is larger by itself.
 const maxCommit = 1 << 20
 
 // gather is how many appends a commit stops looking for more at, patience how
@@ -31,15 +32,20 @@ type batch struct {
 }
 
 // Append makes records durable, all of them before it returns nil, and returns
-// the first one's sequence number; the others follow it. After an error none of
+// the first one's sequence number; the others follow it. They share a segment,
+// and are too large together where they do not fit one. After an error none of
 // them counts as accepted, although after a failed sync, or when ctx ended
 // first, some may still be read later; then the records must not be changed
 // afterwards either.
 func (s *Spool) Append(ctx context.Context, recs ...[]byte) (uint64, error) {
+	size := headerSize + framesSize(recs)
 	for _, r := range recs {
-		if len(r) > MaxRecord || headerSize+frameSize(len(r)) > s.opt.SegmentBytes {
+		if len(r) > MaxRecord {
 			return 0, fmt.Errorf("append %d bytes: %w", len(r), ErrTooLarge)
 		}
+	}
+	if size > s.opt.SegmentBytes {
+		return 0, fmt.Errorf("append %d records, %d bytes with their frames: %w", len(recs), size, ErrTooLarge)
 	}
 	s.mu.Lock()
 	if s.closed {
@@ -108,7 +114,7 @@ func (s *Spool) commit(batch []pending) {
 	buf := s.buf[:0]
 	var n uint64      // records in buf
 	whole := 0        // batch[:whole] are durable
-	encoded := 0      // batch[whole:encoded] are in buf to their last record
+	encoded := 0      // batch[whole:encoded] are in buf
 	next := s.nextSeq // only the writer changes it
 	fail := func(err error) {
 		for i := range batch[whole:] {
@@ -127,9 +133,9 @@ func (s *Spool) commit(batch []pending) {
 	}
 	for i := range batch {
 		p := &batch[i]
-		p.first = next
-		for _, r := range p.recs {
-			size := frameSize(len(r))
+		// The records of one append are in one write to one segment: where that
+		// fails, or there is no segment, none of them is accepted.
+		if size := framesSize(p.recs); size > 0 {
 			if len(buf) > 0 && (!s.fits(buf, size) || int64(len(buf))+size > maxCommit) {
 				if err := flush(); err != nil {
 					fail(err)
@@ -145,6 +151,9 @@ func (s *Spool) commit(batch []pending) {
 			if s.active.fresh && len(buf) == 0 {
 				buf = append(buf, headerBlock(s.active.id, s.active.first)...)
 			}
+		}
+		p.first = next
+		for _, r := range p.recs {
 			buf = appendFrame(buf, s.active.id, next, r)
 			next++
 			n++
@@ -161,7 +170,15 @@ func (s *Spool) commit(batch []pending) {
 	}
 }
 
-// fits says whether a frame of size bytes has room behind buf.
+func framesSize(recs [][]byte) int64 {
+	var n int64
+	for _, r := range recs {
+		n += frameSize(len(r))
+	}
+	return n
+}
+
+// fits says whether frames of size bytes have room behind buf.
 func (s *Spool) fits(buf []byte, size int64) bool {
 	used := s.active.end + int64(len(buf))
 	if s.active.fresh && len(buf) > 0 {
