@@ -131,6 +131,8 @@ func thisHost() string {
 	return strings.TrimSpace(string(boot)) + " " + ns
 }
 
+// startOf is when a process began; empty when it is not there, or dead and only
+// not waited for: what a container's first process adopts may stay so.
 func startOf(pid int) string {
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
@@ -138,7 +140,7 @@ func startOf(pid int) string {
 	}
 	// The command in parentheses may hold spaces.
 	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	if len(fields) < 20 {
+	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
 		return ""
 	}
 	return fields[19]
