@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -81,7 +82,8 @@ type facts struct {
 	checks    []bootstrap.Check
 	cloudInit bool             // has ended
 	stage     report.StageName // that holds the verdict up
-	marked    report.StageName // by an earlier run of the agent
+	before    bootstrap.Memory // of an earlier run of the agent
+	unsent    bool             // that run's report had not arrived everywhere
 }
 
 // New opens the agent's state. It asks nothing of the network.
@@ -131,7 +133,8 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if a.memory, err = bootstrap.LoadMemory(a.stateDir()); err != nil {
 		a.log.Error("the bootstrap's memory cannot be read; it is judged again", "error", err)
 	}
-	a.facts.marked = a.memory.Stage
+	a.facts.before = a.memory
+	a.facts.unsent = slices.ContainsFunc(a.outbox.Pending(), func(p sinks.Pending) bool { return p.Report == a.memory.ReportID })
 	id, err := os.ReadFile(filepath.Join(o.Root, "proc/sys/kernel/random/boot_id"))
 	if err != nil {
 		a.log.Warn("no boot ID", "error", err)

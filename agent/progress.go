@@ -59,14 +59,16 @@ func (a *Agent) moved(stage report.StageName) {
 // marks tells in S3 how far the boot is, until its report has arrived there.
 func (a *Agent) marks(ctx context.Context, cfg aws.Config, s settings.Settings) {
 	a.mu.Lock()
-	sender, before := a.facts.sender, a.facts.marked
-	done := a.memory.Done(a.facts.instance.ID)
+	sender, id, before, unsent := a.facts.sender, a.facts.instance.ID, a.facts.before, a.facts.unsent
 	a.mu.Unlock()
-	if s.Report.S3.Bucket == "" || sender == "" || done {
+	if s.Report.S3.Bucket == "" || sender == "" || before.Done(id) && !unsent {
 		return
 	}
 	client := instance.S3(cfg, s.Report.S3.Region)
-	m := &sinks.Marks{Put: client.PutObject, Delete: client.DeleteObject, Bucket: s.Report.S3.Bucket, Prefix: s.Report.S3.Prefix, Sender: sender, Said: before}
+	m := &sinks.Marks{Put: client.PutObject, Delete: client.DeleteObject, Bucket: s.Report.S3.Bucket, Prefix: s.Report.S3.Prefix, Sender: sender}
+	if before.InstanceID == id {
+		m.Before = report.StageNames() // which of them nobody remembers
+	}
 	after := a.o.MarkAfter
 	if after == 0 {
 		after = markAfter
@@ -83,7 +85,7 @@ func (a *Agent) marks(ctx context.Context, cfg aws.Config, s settings.Settings) 
 	timer := time.NewTimer(after)
 	defer timer.Stop()
 	var current, told report.StageName
-	for tries := 0; ; {
+	for tries := 0; !before.Done(id); {
 		select {
 		case <-ctx.Done():
 			return

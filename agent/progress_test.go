@@ -92,6 +92,42 @@ func TestProgressOfARestartedAgent(t *testing.T) {
 	b.marked()
 }
 
+// TestProgressOfAnAgentRestartedBetweenMarks: the agent is killed when the stage
+// is another than the one marked, and again with its report undelivered.
+func TestProgressOfAnAgentRestartedBetweenMarks(t *testing.T) {
+	b := newBox(t, script)
+	if err := b.cloud.PutRolePolicy("app", "marks", ownMarks); err != nil {
+		t.Fatal(err)
+	}
+	b.markAfter = time.Millisecond
+	b.start()
+	b.cloudInit("init", false)
+	b.marked(report.StageCloudInitNetwork)
+	fault := b.cloud.Inject(cloud.Fault{Service: "s3", Action: "PutObject", Kind: cloud.Error5xx})
+	b.cloudInit("modules-config", false)
+	b.eventually("memory of the running stage", func() bool {
+		m, err := os.ReadFile(filepath.Join(b.root, "var/lib/lecafe/bootstrap.json"))
+		return err == nil && strings.Contains(string(m), "cloud-config")
+	})
+	b.kill()
+	fault.Remove()
+	b.start()
+	b.marked(report.StageCloudConfig)
+
+	fault = b.cloud.Inject(cloud.Fault{Service: "s3", Action: "PutObject", Kind: cloud.Error5xx})
+	b.ran("part-001")
+	b.cloudInit("modules-final", true)
+	b.eventually("memory of the verdict", func() bool {
+		m, err := os.ReadFile(filepath.Join(b.root, "var/lib/lecafe/bootstrap.json"))
+		return err == nil && strings.Contains(string(m), `"judged":true`)
+	})
+	b.kill()
+	fault.Remove()
+	b.start()
+	b.eventually("report", func() bool { _, reported := b.marks(); return reported })
+	b.marked()
+}
+
 // TestProgressWithoutPermission: a role that may not delete still boots and
 // reports; watchers take the latest mark.
 func TestProgressWithoutPermission(t *testing.T) {

@@ -163,6 +163,11 @@ func (a *Agent) watchdog(ctx context.Context) {
 			a.remember()
 		}
 		a.publish()
+		// A boot in which nothing happens is looked at seldom, with a short
+		// WatchdogSec= too seldom: the observer is asked to show that it is there.
+		if every > 0 && !judged && time.Since(last) > every/2 {
+			a.wake()
+		}
 		if every > 0 && (judged || time.Since(last) < every) {
 			if err := notify.Alive(); err != nil {
 				a.log.Warn("watchdog is not fed", "error", err)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,8 +44,9 @@ func newCloudBench(t *testing.T, release string) *agentBench {
 }
 
 // newAgentBench makes the image ami-agent: the base image with the agent
-// installed as its own command does it, cleaned as far as these tests need.
-func newAgentBench(t *testing.T, release, settings string) *agentBench {
+// installed as its own command does it, and what more commands make, cleaned as
+// far as these tests need.
+func newAgentBench(t *testing.T, release, settings string, more ...string) *agentBench {
 	t.Helper()
 	b := newCloudBench(t, release)
 	files := httptest.NewServer(http.FileServer(http.Dir(boots.Programs(t))))
@@ -64,10 +66,11 @@ aws: {endpoint_url: %q}
 report: {s3: {bucket: reports}, sqs: {queue: boots}}
 %s
 YAML
+%s
 systemd-analyze verify lecafe-agent.service lecafe-orders.service
 cloud-init clean --logs >/dev/null
 : > /etc/machine-id
-sync`, port, b.cloud.URL, settings))
+sync`, port, b.cloud.URL, settings, strings.Join(more, "\n")))
 	if err := b.d.Stop(t.Context(), id, false); err != nil {
 		t.Fatal(err)
 	}
