@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
@@ -24,32 +25,82 @@ type Unit struct {
 }
 
 // Manager is a connection to systemd's own socket: it works before the message
-// bus does. Root only.
-type Manager struct{ conn *dbus.Conn }
+// bus does. Root only. systemd ends its connections when it replaces itself,
+// which an upgrade of its package does (systemctl daemon-reexec): the next call
+// then makes a new one.
+type Manager struct {
+	dial func() (*dbus.Conn, error)
 
-// Connect connects to systemd.
+	mu      sync.Mutex
+	conn    *dbus.Conn
+	closed  bool
+	updates chan *dbus.PropertiesUpdate // of Changes; nil where nobody asked
+	errs    chan error
+}
+
+// Connect connects to systemd until ctx ends.
 func Connect(ctx context.Context) (*Manager, error) {
-	conn, err := dbus.NewSystemdConnectionContext(ctx)
+	return connect(func() (*dbus.Conn, error) { return dbus.NewSystemdConnectionContext(ctx) })
+}
+
+func connect(dial func() (*dbus.Conn, error)) (*Manager, error) {
+	conn, err := dial()
 	if err != nil {
 		return nil, fmt.Errorf("connect to systemd: %w; run as root under systemd", err)
 	}
-	return &Manager{conn}, nil
+	return &Manager{dial: dial, conn: conn}, nil
 }
 
 // Close ends the connection.
-func (m *Manager) Close() { m.conn.Close() }
+func (m *Manager) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	m.conn.Close()
+}
 
-// Connected says whether the connection still stands.
-func (m *Manager) Connected() bool { return m.conn.Connected() }
+// live is the connection, a new one where systemd has ended the last.
+func (m *Manager) live() (*dbus.Conn, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed || m.conn.Connected() {
+		return m.conn, nil
+	}
+	conn, err := m.dial()
+	if err != nil {
+		return nil, fmt.Errorf("connect to systemd again: %w", err)
+	}
+	m.conn.Close()
+	m.conn = conn
+	if m.updates != nil {
+		if err := m.subscribe(); err != nil {
+			return nil, err
+		}
+	}
+	return conn, nil
+}
+
+// subscribe is called with mu held.
+func (m *Manager) subscribe() error {
+	if err := m.conn.Subscribe(); err != nil {
+		return fmt.Errorf("subscribe to systemd: %w", err)
+	}
+	m.conn.SetPropertiesSubscriber(m.updates, m.errs)
+	return nil
+}
 
 // Units returns the named units, not-found ones among them, and every failed
 // unit.
 func (m *Manager) Units(ctx context.Context, names []string) ([]Unit, error) {
-	named, err := m.conn.ListUnitsByNamesContext(ctx, names)
+	conn, err := m.live()
+	if err != nil {
+		return nil, err
+	}
+	named, err := conn.ListUnitsByNamesContext(ctx, names)
 	if err != nil {
 		return nil, fmt.Errorf("list units: %w", err)
 	}
-	failed, err := m.conn.ListUnitsFilteredContext(ctx, []string{"failed"})
+	failed, err := conn.ListUnitsFilteredContext(ctx, []string{"failed"})
 	if err != nil {
 		return nil, fmt.Errorf("list failed units: %w", err)
 	}
@@ -63,7 +114,7 @@ func (m *Manager) Units(ctx context.Context, names []string) ([]Unit, error) {
 		u := Unit{Name: s.Name, Load: s.LoadState, Active: s.ActiveState, Sub: s.SubState}
 		if u.Active == "failed" && strings.HasSuffix(u.Name, ".service") {
 			// Only says more; a unit that has gone meanwhile says nothing.
-			if p, err := m.conn.GetUnitTypePropertiesContext(ctx, u.Name, "Service"); err == nil {
+			if p, err := conn.GetUnitTypePropertiesContext(ctx, u.Name, "Service"); err == nil {
 				u.Result, _ = p["Result"].(string)
 				if n, ok := p["ExecMainStatus"].(int32); ok {
 					u.Code = int(n)
@@ -78,11 +129,17 @@ func (m *Manager) Units(ctx context.Context, names []string) ([]Unit, error) {
 // Changes tells of every change of a unit's state whose name interesting
 // accepts, until ctx ends. Several changes may be told as one.
 func (m *Manager) Changes(ctx context.Context, interesting func(unit string) bool) (<-chan struct{}, error) {
-	if err := m.conn.Subscribe(); err != nil {
-		return nil, fmt.Errorf("subscribe to systemd: %w", err)
+	if _, err := m.live(); err != nil {
+		return nil, err
 	}
 	updates, errs := make(chan *dbus.PropertiesUpdate, 256), make(chan error, 16)
-	m.conn.SetPropertiesSubscriber(updates, errs)
+	m.mu.Lock()
+	m.updates, m.errs = updates, errs
+	err := m.subscribe()
+	m.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	out := make(chan struct{}, 1)
 	go func() {
 		for {
@@ -110,27 +167,31 @@ func (m *Manager) Changes(ctx context.Context, interesting func(unit string) boo
 // Reload asks a unit that runs to reload, or restarts it where it cannot, and
 // waits. One that does not run is left alone.
 func (m *Manager) Reload(ctx context.Context, unit string) error {
-	return m.job(ctx, "reload", unit, m.conn.ReloadOrTryRestartUnitContext)
+	return m.job(ctx, "reload", unit, (*dbus.Conn).ReloadOrTryRestartUnitContext)
 }
 
 // Restart restarts a unit that runs and waits until it is up. One that does
 // not run is left alone.
 func (m *Manager) Restart(ctx context.Context, unit string) error {
-	return m.job(ctx, "restart", unit, m.conn.TryRestartUnitContext)
+	return m.job(ctx, "restart", unit, (*dbus.Conn).TryRestartUnitContext)
 }
 
 // Start starts a unit and waits until it is up.
 func (m *Manager) Start(ctx context.Context, unit string) error {
-	return m.job(ctx, "start", unit, m.conn.StartUnitContext)
+	return m.job(ctx, "start", unit, (*dbus.Conn).StartUnitContext)
 }
 
 // ErrJob says that systemd could not do what was asked of a unit.
 var ErrJob = errors.New("job failed")
 
-func (m *Manager) job(ctx context.Context, verb, unit string, f func(context.Context, string, string, chan<- string) (int, error)) error {
+func (m *Manager) job(ctx context.Context, verb, unit string, f func(*dbus.Conn, context.Context, string, string, chan<- string) (int, error)) error {
+	conn, err := m.live()
+	if err != nil {
+		return fmt.Errorf("%s unit %s: %w", verb, unit, err)
+	}
 	// Buffered, so that a late answer holds up nobody after ctx has ended.
 	done := make(chan string, 1)
-	if _, err := f(ctx, unit, "replace", done); err != nil {
+	if _, err := f(conn, ctx, unit, "replace", done); err != nil {
 		var de godbus.Error
 		if verb != "start" && errors.As(err, &de) && de.Name == "org.freedesktop.systemd1.NoSuchUnit" {
 			return nil // one that does not exist yet does not run
@@ -161,14 +222,18 @@ func (m *Manager) Run(ctx context.Context, argv []string, timeout time.Duration)
 		{Name: "TimeoutStartUSec", Value: godbus.MakeVariant(uint64(timeout.Microseconds()))},
 		{Name: "CollectMode", Value: godbus.MakeVariant("inactive")},
 	}
+	conn, err := m.live()
+	if err != nil {
+		return fmt.Errorf("run %s: %w", argv[0], err)
+	}
 	done := make(chan string, 1)
-	if _, err := m.conn.StartTransientUnitContext(ctx, name, "replace", props, done); err != nil {
+	if _, err := conn.StartTransientUnitContext(ctx, name, "replace", props, done); err != nil {
 		return fmt.Errorf("run %s: %w", argv[0], err)
 	}
 	defer func() {
 		c, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		_ = m.conn.ResetFailedUnitContext(c, name) // forgets it; there is none after a success
+		_ = conn.ResetFailedUnitContext(c, name) // forgets it; there is none after a success
 	}()
 	select {
 	case r := <-done:
@@ -176,21 +241,25 @@ func (m *Manager) Run(ctx context.Context, argv []string, timeout time.Duration)
 			return nil
 		}
 		why := r
-		if p, err := m.conn.GetUnitTypePropertiesContext(ctx, name, "Service"); err == nil {
+		if p, err := conn.GetUnitTypePropertiesContext(ctx, name, "Service"); err == nil {
 			why = fmt.Sprintf("%v, status %v", p["Result"], p["ExecMainStatus"])
 		}
 		return fmt.Errorf("run %s: %w: %s; journalctl -u %s says more", strings.Join(argv, " "), ErrJob, why, name)
 	case <-ctx.Done():
 		c, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		_, _ = m.conn.StopUnitContext(c, name, "replace", nil)
+		_, _ = conn.StopUnitContext(c, name, "replace", nil)
 		return fmt.Errorf("run %s: %w", argv[0], ctx.Err())
 	}
 }
 
 // Reread lets systemd read its unit files again.
 func (m *Manager) Reread(ctx context.Context) error {
-	if err := m.conn.ReloadContext(ctx); err != nil {
+	conn, err := m.live()
+	if err != nil {
+		return fmt.Errorf("reread unit files: %w", err)
+	}
+	if err := conn.ReloadContext(ctx); err != nil {
 		return fmt.Errorf("reread unit files: %w", err)
 	}
 	return nil
