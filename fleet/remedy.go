@@ -32,6 +32,9 @@ const (
 	Terminate OnFailure = "terminate"
 )
 
+// Remedies lists all of them.
+func Remedies() []OnFailure { return []OnFailure{None, Unhealthy, Abandon, Terminate} }
+
 // Fingerprint names failures that are the same: one image and launch template
 // version, one stage, cause and line.
 type Fingerprint struct {

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -71,7 +72,14 @@ func (e exemption) covers(f audit.Finding, now time.Time) bool {
 	return e.check == f.Check && (e.resource == "" || e.resource == f.Resource) && (e.until.IsZero() || now.Before(e.until))
 }
 
+var accountID = regexp.MustCompile(`^[0-9]{12}$`)
+
 func runAudit(c *cli.Context) error {
+	for _, id := range c.StringSlice("account") {
+		if !accountID.MatchString(id) {
+			return badRequest("--account %q: want an account's ID, 12 digits", id)
+		}
+	}
 	format := c.String("format")
 	if !slices.Contains([]string{"text", "json", "sarif"}, format) {
 		return badRequest("--format %q: text, json or sarif", format)

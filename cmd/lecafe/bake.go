@@ -60,7 +60,7 @@ func bakeAction(c *cli.Context) error {
 			return err
 		}
 	case c.Args().Len() > 1:
-		return badRequest("bake takes one recipe, flags stand before it; see lecafe bake --help")
+		return badRequest("bake takes one recipe; see lecafe bake --help")
 	case c.String("resume") == "":
 		return badRequest("bake takes a recipe; or --resume ID")
 	}

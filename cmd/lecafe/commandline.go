@@ -27,7 +27,7 @@ func commandLine(path string, commands []*cli.Command) {
 			continue
 		}
 		required := required(c.Flags)
-		before := c.Before
+		before, flags := c.Before, c.Flags
 		c.Before = func(c *cli.Context) error {
 			for _, f := range required {
 				if !c.IsSet(f) {
@@ -37,12 +37,34 @@ func commandLine(path string, commands []*cli.Command) {
 			if c.Command.ArgsUsage == "" && c.Args().Present() {
 				return badRequest("unexpected argument %q; see %s --help", c.Args().First(), path)
 			}
+			if err := counted(c, flags); err != nil {
+				return err
+			}
 			if before != nil {
 				return before(c)
 			}
 			return nil
 		}
 	}
+}
+
+// counted refuses numbers and durations below zero, which nothing here counts
+// in, and a pause or a limit of no time at all.
+func counted(c *cli.Context, flags []cli.Flag) error {
+	for _, f := range flags {
+		switch f := f.(type) {
+		case *cli.DurationFlag:
+			switch d := c.Duration(f.Name); {
+			case d < 0, d == 0 && c.IsSet(f.Name) && (f.Name == "interval" || f.Name == "timeout"):
+				return badRequest("--%s %s: want a positive duration, as 30s or 10m", f.Name, d)
+			}
+		case *cli.IntFlag:
+			if n := c.Int(f.Name); n < 0 {
+				return badRequest("--%s %d: want no negative number", f.Name, n)
+			}
+		}
+	}
+	return nil
 }
 
 // group is the action of a command that only has others.

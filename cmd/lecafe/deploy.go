@@ -69,6 +69,18 @@ func deploy(c *cli.Context) error {
 	if c.IsSet("max-healthy") && !c.IsSet("min-healthy") {
 		return badRequest("--max-healthy needs --min-healthy too")
 	}
+	if n := c.Int("min-healthy"); n > 100 {
+		return badRequest("--min-healthy %d: want 0 to 100 percent", n)
+	}
+	if n := c.Int("max-healthy"); c.IsSet("max-healthy") && (n < 100 || n > 200 || n-c.Int("min-healthy") > 100) {
+		return badRequest("--max-healthy %d: want 100 to 200 percent, at most 100 more than --min-healthy", n)
+	}
+	if n := c.Int("brake"); n < 1 {
+		return badRequest("--brake %d: want at least 1", n)
+	}
+	if image := c.String("image"); image != "latest" && !strings.HasPrefix(image, "ami-") && !strings.HasPrefix(image, "ssm:") {
+		return badRequest("--image %q: want an AMI ID (ami-...), latest, or ssm:PARAMETER", image)
+	}
 	w, _, err := newWatcher(c)
 	if err != nil {
 		return err

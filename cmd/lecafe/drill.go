@@ -63,7 +63,13 @@ func drillAction(c *cli.Context) error {
 		return nil
 	}
 	if c.NArg() != 1 {
-		return badRequest("drill takes one recipe, flags stand before it; see lecafe drill --help")
+		return badRequest("drill takes one recipe; see lecafe drill --help")
+	}
+	if n := c.Int("parallel"); n < 1 {
+		return badRequest("--parallel %d: want at least 1", n)
+	}
+	if d := c.Duration("deadline"); d < settings.MinDeadline || d > settings.MaxDeadline {
+		return badRequest("--deadline %s: want %s to %s", d, settings.MinDeadline, settings.MaxDeadline)
 	}
 	var releases []image.Release
 	for _, name := range c.StringSlice("distro") {

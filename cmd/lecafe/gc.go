@@ -10,8 +10,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/lecafe/lecafe/bake"
-	"github.com/lecafe/lecafe/internal/awsconf"
-	"github.com/lecafe/lecafe/internal/exitcode"
 )
 
 func gcCommand() *cli.Command {
@@ -106,14 +104,7 @@ func loadAWSIn(c *cli.Context, regions []string) (aws.Config, error) {
 	if len(regions) == 0 {
 		return loadAWS(app)
 	}
-	cfg, err := awsconf.Load(c.Context, awsconf.Options{Profile: app.String("profile"), Region: regions[0], Endpoint: app.String("endpoint-url")})
-	if err != nil {
-		return aws.Config{}, exitcode.With(exitcode.NotReady, err)
-	}
-	if _, err := cfg.Credentials.Retrieve(c.Context); err != nil {
-		return aws.Config{}, exitcode.With(exitcode.NotReady, fmt.Errorf("no AWS credentials: %w", err))
-	}
-	return cfg, nil
+	return loadAWSFor(app, regions[0])
 }
 
 // enabledRegions are those that the account may use.

@@ -122,7 +122,7 @@ func promotionOf(r *recipe.Recipe, o promote.Options) promote.Options {
 
 func imagesPromote(c *cli.Context) error {
 	if c.Args().Len() != 1 {
-		return badRequest("promote takes one image ID, flags stand before it")
+		return badRequest("promote takes one image ID")
 	}
 	o, err := promoteOptions(c)
 	if err != nil {

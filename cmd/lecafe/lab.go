@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -88,6 +89,9 @@ func labFlags() []cli.Flag {
 
 // withLab runs f in a lab made from the flags of c and closes the lab after it.
 func withLab(c *cli.Context, f func(context.Context, *lab.Lab) error) (err error) {
+	if host, _, err := net.SplitHostPort(c.String("listen")); err != nil || !loopback(host) {
+		return badRequest("--listen %q: want a loopback address and a port, as 127.0.0.1:4566; port 0 is any", c.String("listen"))
+	}
 	o := lab.Options{Listen: c.String("listen"), Driver: c.String("driver"), StateDir: c.String("state-dir"), TimeScale: c.Float64("time-scale"), AWSTimes: c.Bool("aws-times"), Log: labLog(c)}
 	if o.TimeScale <= 0 {
 		return badRequest("--time-scale %v: give a number above 0", o.TimeScale)

@@ -23,7 +23,7 @@ func labIMDSCommand() *cli.Command {
 		Description: "For trying what reads metadata without an instance: set AWS_EC2_METADATA_SERVICE_ENDPOINT to\n" +
 			"the URL printed. Role credentials are random and open nothing.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "listen", Usage: "`ADDR` to listen on", Value: "127.0.0.1:0"},
+			&cli.StringFlag{Name: "listen", Usage: "`ADDR` to listen on; credentials served there open nothing", Value: "127.0.0.1:0"},
 			&cli.StringFlag{Name: "user-data", Usage: "`FILE` served as user data; 404 without"},
 			&cli.StringFlag{Name: "instance-id", Usage: "`ID`", Value: "i-0123456789abcdef0"},
 			&cli.StringFlag{Name: "instance-region", Usage: "`REGION` of the instance", Value: "us-east-1"},
@@ -37,6 +37,9 @@ func labIMDSCommand() *cli.Command {
 
 func serveIMDS(c *cli.Context) error {
 	i := imds.Instance{InstanceID: c.String("instance-id"), Region: c.String("instance-region"), Role: c.String("role"), Tags: map[string]string{}}
+	if !instanceRE.MatchString(i.InstanceID) {
+		return badRequest("--instance-id %q: want an ID, as i-0123456789abcdef0", i.InstanceID)
+	}
 	if file := c.String("user-data"); file != "" {
 		b, err := os.ReadFile(file)
 		if err != nil {

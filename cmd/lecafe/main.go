@@ -4,13 +4,19 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
+	"net/url"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/urfave/cli/v2"
 
 	"github.com/lecafe/lecafe/internal/awsconf"
@@ -31,6 +37,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	app := newApp()
 	app.Reader, app.Writer, app.ErrWriter = stdin, stdout, stderr
 	err := app.RunContext(ctx, flagsFirst(app, args))
+	if exitcode.Of(err) == exitcode.Failed {
+		err = awsError(err)
+	}
 	if err != nil && err.Error() != "" {
 		fmt.Fprintf(stderr, "lecafe: %v\n", err)
 	}
@@ -72,19 +81,59 @@ func badRequest(format string, args ...any) error {
 }
 
 // loadAWS returns the SDK's configuration for the global flags. A missing
-// region or missing credentials are exit code 3.
-func loadAWS(c *cli.Context) (aws.Config, error) {
-	cfg, err := awsconf.Load(c.Context, awsconf.Options{
-		Profile: c.String("profile"), Region: c.String("region"), Endpoint: c.String("endpoint-url"),
-	})
-	if err != nil {
-		return aws.Config{}, exitcode.With(exitcode.NotReady, err)
+// region, missing credentials and a local endpoint that nobody serves are exit
+// code 3.
+func loadAWS(c *cli.Context) (aws.Config, error) { return loadAWSFor(c, c.String("region")) }
+
+func loadAWSFor(c *cli.Context, region string) (aws.Config, error) {
+	endpoint := c.String("endpoint-url")
+	if err := checkEndpoint(c.Context, endpoint); err != nil {
+		return aws.Config{}, err
 	}
-	if cfg.Region == "" {
-		return aws.Config{}, exitcode.With(exitcode.NotReady, fmt.Errorf("no AWS region: set --region, AWS_REGION or the profile's region"))
+	cfg, err := awsconf.Load(c.Context, awsconf.Options{Profile: c.String("profile"), Region: region, Endpoint: endpoint})
+	var noProfile config.SharedConfigProfileNotExistError
+	switch {
+	case errors.As(err, &noProfile):
+		return aws.Config{}, exitcode.With(exitcode.BadRequest, fmt.Errorf("--profile: %w", err))
+	case err != nil:
+		return aws.Config{}, exitcode.With(exitcode.NotReady, err)
+	case cfg.Region == "":
+		return aws.Config{}, exitcode.With(exitcode.NotReady, errors.New("no AWS region: set --region, AWS_REGION or the profile's region"))
 	}
 	if _, err := cfg.Credentials.Retrieve(c.Context); err != nil {
-		return aws.Config{}, exitcode.With(exitcode.NotReady, fmt.Errorf("no AWS credentials: %w", err))
+		return aws.Config{}, exitcode.With(exitcode.NotReady, fmt.Errorf("no AWS credentials: name a --profile (aws configure makes one, aws sso login renews it) or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: %w", err))
 	}
 	return cfg, nil
+}
+
+// checkEndpoint refuses what is no URL, and finds a lab or LocalStack that has
+// ended at once: the SDK would try again for a minute. Only on this host: to
+// others the way may lead through a proxy.
+func checkEndpoint(ctx context.Context, endpoint string) error {
+	if endpoint == "" {
+		return nil
+	}
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return badRequest("--endpoint-url %q: want a URL, as http://127.0.0.1:4566", endpoint)
+	}
+	host := u.Hostname()
+	if !loopback(host) {
+		return nil
+	}
+	port := u.Port()
+	if port == "" {
+		port = u.Scheme // their names are known
+	}
+	d := net.Dialer{Timeout: 2 * time.Second}
+	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(host, port))
+	if err != nil {
+		return exitcode.With(exitcode.NotReady, fmt.Errorf("nothing answers at %s (--endpoint-url, AWS_ENDPOINT_URL): start the lab or the emulator, or unset it for AWS: %w", endpoint, err))
+	}
+	return conn.Close()
+}
+
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }

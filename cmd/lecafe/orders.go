@@ -51,7 +51,7 @@ func replayOrders(c *cli.Context) error {
 		return badRequest("orders replay takes one place, as s3://bucket/prefix")
 	}
 	if c.String("queue") == "" {
-		return badRequest("orders replay needs --queue, the name or URL of the queue; flags come before the place")
+		return badRequest("orders replay needs --queue, the name or URL of the queue")
 	}
 	cfg, err := loadAWS(c)
 	if err != nil {

@@ -34,6 +34,9 @@ func packerTemplate(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return badRequest("packer template takes one recipe")
 	}
+	if err := checkOutput(c); err != nil {
+		return err
+	}
 	file := c.Args().First()
 	r, err := loadRecipe(c, file)
 	if err != nil {

@@ -131,6 +131,9 @@ func stackRequest(c *cli.Context) (stack.Request, error) {
 		r.Set["KeyName"] = key
 	}
 	if image := c.String("image"); image != "" {
+		if !strings.HasPrefix(image, "ami-") {
+			return r, badRequest("--image %q: want an AMI ID (ami-...); lecafe images list has them", image)
+		}
 		r.Set["ImageId"] = image
 	}
 	for _, p := range c.StringSlice("set") {

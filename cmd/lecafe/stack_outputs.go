@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -28,6 +29,9 @@ func withStack(cmd *cli.Command, what string, fill func(c *cli.Context, out map[
 			return err
 		}
 		out, err := s.Outputs(c.Context)
+		if errors.Is(err, stack.ErrNotFound) {
+			return badRequest("--stack (LECAFE_STACK): %w", err)
+		}
 		if err != nil {
 			return stackError(err)
 		}
@@ -86,7 +90,7 @@ func fleetFromStack(c *cli.Context, out map[string]string) error {
 			return err
 		}
 	}
-	if c.Command.Name == "watch" && out[stack.OutputReportsQueue] != "" && !c.Bool("once") && !c.Bool("wait") {
+	if c.Command.Name == "watch" && out[stack.OutputReportsQueue] != "" && !c.Bool("once") && !c.Bool("wait") && !c.IsSet("explain") {
 		return setFromStack(c, "queue", out[stack.OutputReportsQueue])
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -47,6 +48,9 @@ func userdataRenderCommand() *cli.Command {
 }
 
 func userdataRender(c *cli.Context) error {
+	if err := checkOutput(c); err != nil {
+		return err
+	}
 	s, err := readSettings(c.StringSlice("settings"), c.StringSlice("set"))
 	if err != nil {
 		return exitcode.With(exitcode.BadRequest, err)
@@ -141,6 +145,22 @@ func writePayload(c *cli.Context, out []byte) error {
 	// User data may hold what only its writer should read.
 	if err := atomicfile.WriteFile(name, out, 0o600); err != nil {
 		return fmt.Errorf("write user data: %w", err)
+	}
+	return nil
+}
+
+// checkOutput refuses a file that cannot be written because of its place,
+// before anything is done for it.
+func checkOutput(c *cli.Context) error {
+	name := c.String("output")
+	if name == "" || name == "-" {
+		return nil
+	}
+	if info, err := os.Stat(filepath.Dir(name)); err != nil || !info.IsDir() {
+		return badRequest("--output %s: there is no directory %s", name, filepath.Dir(name))
+	}
+	if info, err := os.Stat(name); err == nil && info.IsDir() {
+		return badRequest("--output %s: it is a directory; name a file in it", name)
 	}
 	return nil
 }

@@ -68,6 +68,9 @@ func onePayload(c *cli.Context, ignore ...string) ([]byte, error) {
 	if c.NArg() != 1 {
 		return nil, badRequest("give one file of user data, or - for standard input")
 	}
+	if err := checkOutput(c); err != nil {
+		return nil, err
+	}
 	ignore = append(ignore, c.StringSlice("ignore")...)
 	if err := userdata.CheckRules(ignore); err != nil {
 		return nil, badRequest("--ignore: %w", err)

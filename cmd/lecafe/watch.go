@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/smithy-go"
 	"github.com/urfave/cli/v2"
 
 	"github.com/lecafe/lecafe/fleet"
@@ -61,6 +63,8 @@ func selectionFlags() []cli.Flag {
 	}
 }
 
+var roleID = regexp.MustCompile(`^AROA[A-Z0-9]+$`)
+
 // newWatcher wires a watcher from the selection's flags.
 func newWatcher(c *cli.Context) (*fleet.Watcher, fleet.Where, error) {
 	sel := fleet.Selection{Groups: c.StringSlice("asg"), Tags: c.StringSlice("tag"), Templates: c.StringSlice("launch-template"), InstanceIDs: c.StringSlice("instance")}
@@ -71,12 +75,22 @@ func newWatcher(c *cli.Context) (*fleet.Watcher, fleet.Where, error) {
 		return nil, fleet.Where{}, badRequest("nothing to watch: name it with --asg, --tag, --launch-template or --instance")
 	}
 	for _, id := range sel.InstanceIDs {
-		if !strings.HasPrefix(id, "i-") {
-			return nil, fleet.Where{}, badRequest("instance %q: want an ID (i-...)", id)
+		if !instanceRE.MatchString(id) {
+			return nil, fleet.Where{}, badRequest("instance %q: want an ID, as i-0123456789abcdef0", id)
 		}
 	}
-	if c.Duration("deadline") < 0 {
-		return nil, fleet.Where{}, badRequest("--deadline %s: want a positive duration, as 10m", c.Duration("deadline"))
+	for _, t := range sel.Tags {
+		if key, _, _ := strings.Cut(t, "="); key == "" {
+			return nil, fleet.Where{}, badRequest("--tag %q: want KEY or KEY=VALUE", t)
+		}
+	}
+	if id := c.String("role-id"); id != "" && !roleID.MatchString(id) {
+		return nil, fleet.Where{}, badRequest("--role-id %q: want the role's ID (AROA...), as aws iam get-role --query Role.RoleId prints it; not its name or ARN", id)
+	}
+	if uri := c.String("reports"); uri != "" {
+		if _, err := fleet.NewReports(nil, uri); err != nil {
+			return nil, fleet.Where{}, badRequest("--reports: %w", err)
+		}
 	}
 	cfg, err := loadAWS(c)
 	if err != nil {
@@ -128,7 +142,7 @@ func newWatcher(c *cli.Context) (*fleet.Watcher, fleet.Where, error) {
 		if err := w.Check(c.Context); err != nil {
 			return nil, where, watchError(err)
 		}
-		return nil, where, badRequest("where the reports are is not known: no launch template's user data names a bucket; give --reports s3://BUCKET/PREFIX or set LECAFE_REPORTS")
+		return nil, where, badRequest("where the reports are is not known: no launch template's user data names a bucket, and settings that are baked into an image cannot be seen from here; give --reports s3://BUCKET/PREFIX or set LECAFE_REPORTS")
 	}
 	bucket := cfg.Copy()
 	bucket.Region = cmp.Or(where.Region, cfg.Region)
@@ -141,6 +155,21 @@ func newWatcher(c *cli.Context) (*fleet.Watcher, fleet.Where, error) {
 func watch(c *cli.Context) error {
 	if c.Bool("once") && c.Bool("wait") {
 		return badRequest("--once and --wait exclude each other")
+	}
+	if c.Bool("once") || c.Bool("wait") || c.IsSet("explain") {
+		for _, name := range []string{"queue", "listen"} {
+			if c.IsSet(name) {
+				return badRequest("--%s is for a watch that goes on: leave out --once, --wait and --explain", name)
+			}
+		}
+	}
+	if err := checkRemedy(c); err != nil {
+		return err
+	}
+	if addr := c.String("listen"); addr != "" {
+		if _, _, err := splitListen(addr); err != nil {
+			return err
+		}
 	}
 	w, where, err := newWatcher(c)
 	if err != nil {
@@ -155,10 +184,7 @@ func watch(c *cli.Context) error {
 	if !c.Bool("once") && !c.Bool("wait") {
 		return follow(c, w, where)
 	}
-	remedy, err := remedyOf(c, w)
-	if err != nil {
-		return err
-	}
+	remedy := remedyOf(c, w)
 	for {
 		snap, err := w.Pass(c.Context)
 		if err != nil {
@@ -211,8 +237,12 @@ func notWell(s *fleet.Snapshot) error {
 }
 
 func watchError(err error) error {
-	if errors.Is(err, fleet.ErrSelection) {
+	var ae smithy.APIError
+	switch {
+	case errors.Is(err, fleet.ErrSelection):
 		return exitcode.With(exitcode.BadRequest, err)
+	case errors.As(err, &ae) && ae.ErrorCode() == "NoSuchBucket":
+		return exitcode.With(exitcode.BadRequest, fmt.Errorf("%w; check --reports (LECAFE_REPORTS)", err))
 	}
 	return awsError(err)
 }
@@ -352,7 +382,11 @@ func explain(c *cli.Context, w *fleet.Watcher, id string) error {
 		}
 	} else {
 		out := c.App.Writer
-		fmt.Fprintf(out, "%s in %s: %s, state %s, launched %s\n", s.ID, s.Region, s.Verdict, s.State, s.LaunchedAt.Format(time.RFC3339))
+		launched := ""
+		if !s.LaunchedAt.IsZero() {
+			launched = ", launched " + s.LaunchedAt.Format(time.RFC3339)
+		}
+		fmt.Fprintf(out, "%s in %s: %s, state %s%s\n", s.ID, s.Region, s.Verdict, s.State, launched)
 		if s.StageAt != nil {
 			fmt.Fprintf(out, "stage: %s for %s, as its agent says\n", s.Stage, age(snap.At, *s.StageAt))
 		}

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,30 +38,46 @@ func followFlags() []cli.Flag {
 	}
 }
 
-// remedyOf reads the flags of remediation; nil for none.
-func remedyOf(c *cli.Context, w *fleet.Watcher) (*fleet.Remedy, error) {
+// checkRemedy refuses flags of remediation that are wrong.
+func checkRemedy(c *cli.Context) error {
 	mode := fleet.OnFailure(c.String("on-failure"))
-	if !slices.Contains([]fleet.OnFailure{fleet.None, fleet.Unhealthy, fleet.Abandon, fleet.Terminate}, mode) {
-		return nil, badRequest("--on-failure %q: want none, unhealthy, abandon or terminate", mode)
+	switch {
+	case !slices.Contains(fleet.Remedies(), mode):
+		return badRequest("--on-failure %q: want none, unhealthy, abandon or terminate", mode)
+	case c.Int("brake") < 1:
+		return badRequest("--brake %d: want at least 1", c.Int("brake"))
+	case c.Duration("brake-window") == 0:
+		return badRequest("--brake-window 0s: want a positive duration, as 6h")
+	case c.Bool("dry-run") && mode == fleet.None:
+		return badRequest("--dry-run says what --on-failure would do: give both")
 	}
-	if c.Int("brake") < 1 {
-		return nil, badRequest("--brake %d: want at least 1", c.Int("brake"))
-	}
+	return nil
+}
+
+// remedyOf is what the flags say is done about failures; nil for nothing.
+func remedyOf(c *cli.Context, w *fleet.Watcher) *fleet.Remedy {
+	mode := fleet.OnFailure(c.String("on-failure"))
 	if mode == fleet.None {
-		return nil, nil
+		return nil
 	}
 	return &fleet.Remedy{OnFailure: mode, After: c.Int("brake"), Window: c.Duration("brake-window"), DryRun: c.Bool("dry-run"),
 		Bucket: w.Reports.Bucket, Prefix: w.Reports.Prefix, S3: w.Reports.Store(), Regions: w.Regions,
-		Log: slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))}, nil
+		Log: slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))}
+}
+
+func splitListen(addr string) (host, port string, err error) {
+	host, port, err = net.SplitHostPort(addr)
+	if n, perr := strconv.Atoi(port); err != nil || perr != nil || n < 0 || n > 65535 {
+		return "", "", badRequest("--listen %q: want [HOST]:PORT, with a number up to 65535", addr)
+	}
+	return host, port, nil
 }
 
 // follow watches until it is interrupted. Its exit code is then that of the
 // last look.
 func follow(c *cli.Context, w *fleet.Watcher, where fleet.Where) error {
-	remedy, err := remedyOf(c, w)
-	if err != nil {
-		return err
-	}
+	remedy := remedyOf(c, w)
+	var err error
 	var hook *fleet.Webhook
 	if u := c.String("webhook"); u != "" {
 		if hook, err = fleet.NewWebhook(u); err != nil {
@@ -70,9 +87,9 @@ func follow(c *cli.Context, w *fleet.Watcher, where fleet.Where) error {
 	metrics := &fleet.Metrics{Meter: w.Meter, Interval: c.Duration("interval")}
 	var ln net.Listener
 	if addr := c.String("listen"); addr != "" {
-		host, port, err := net.SplitHostPort(addr)
+		host, port, err := splitListen(addr)
 		if err != nil {
-			return badRequest("--listen %q: want [HOST]:PORT", addr)
+			return err
 		}
 		if ln, err = net.Listen("tcp", net.JoinHostPort(cmp.Or(host, "127.0.0.1"), port)); err != nil {
 			return exitcode.With(exitcode.NotReady, fmt.Errorf("listen for metrics: %w", err))

@@ -24,14 +24,13 @@ type Options struct {
 	Endpoint string // base URL of LocalStack, moto or the lab
 }
 
-// Load returns the SDK's default configuration with IMDSv1 disabled.
+// Load returns the SDK's default configuration with IMDSv1 disabled. Its region
+// is empty where neither options, environment nor profile name one, and this is
+// no instance.
 func Load(ctx context.Context, o Options) (aws.Config, error) {
 	opts := []func(*config.LoadOptions) error{
 		config.WithAPIOptions([]func(*middleware.Stack) error{WholeBodies}),
 		config.WithEC2RoleCredentialOptions(func(o *ec2rolecreds.Options) {
-			o.Client = imds.New(imds.Options{EnableFallback: aws.FalseTernary})
-		}),
-		config.WithEC2IMDSRegion(func(o *config.UseEC2IMDSRegion) {
 			o.Client = imds.New(imds.Options{EnableFallback: aws.FalseTernary})
 		}),
 	}
@@ -48,7 +47,17 @@ func Load(ctx context.Context, o Options) (aws.Config, error) {
 	if err != nil {
 		return aws.Config{}, fmt.Errorf("load AWS configuration: %w", err)
 	}
-	return cfg, nil
+	if cfg.Region != "" {
+		return cfg, nil
+	}
+	// The SDK's own look there makes an error of an absent metadata service,
+	// which is everywhere but on an instance.
+	here, err := imds.New(imds.Options{EnableFallback: aws.FalseTernary}).GetRegion(ctx, nil)
+	if err != nil || here.Region == "" {
+		return cfg, ctx.Err()
+	}
+	o.Region = here.Region
+	return Load(ctx, o)
 }
 
 // S3 returns an S3 client. Behind a custom endpoint buckets are addressed by
