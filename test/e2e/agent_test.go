@@ -31,9 +31,9 @@ const rolePolicy = `{"Version":"2012-10-17","Statement":[
 
 // newCloudBench has a cloud for instances whose role is app, with buckets for
 // reports and assets.
-func newCloudBench(t *testing.T, release string) *agentBench {
+func newCloudBench(t *testing.T, release string, o machine.Options) *agentBench {
 	t.Helper()
-	b := &agentBench{bench: newBench(t, release, machine.Options{}), cloud: cloudtest.New(t, cloud.Options{})}
+	b := &agentBench{bench: newBench(t, release, o), cloud: cloudtest.New(t, cloud.Options{})}
 	b.ports = []int{b.cloud.Port}
 	b.cloud.S3.CreateBucket("reports", "us-east-1")
 	b.cloud.S3.CreateBucket("assets", "us-east-1")
@@ -43,12 +43,20 @@ func newCloudBench(t *testing.T, release string) *agentBench {
 	return b
 }
 
-// newAgentBench makes the image ami-agent: the base image with the agent
-// installed as its own command does it, and what more commands make, cleaned as
-// far as these tests need.
+// newAgentBench has an image with the agent.
 func newAgentBench(t *testing.T, release, settings string, more ...string) *agentBench {
 	t.Helper()
-	b := newCloudBench(t, release)
+	b := newCloudBench(t, release, machine.Options{})
+	b.bakeAgent(settings, more...)
+	return b
+}
+
+// bakeAgent makes the image ami-agent: the base image with the agent installed
+// as its own command does it, and what more commands make, cleaned as far as
+// these tests need.
+func (b *agentBench) bakeAgent(settings string, more ...string) {
+	t := b.t
+	t.Helper()
 	files := httptest.NewServer(http.FileServer(http.Dir(boots.Programs(t))))
 	t.Cleanup(files.Close)
 	port := files.Listener.Addr().(*net.TCPAddr).Port
@@ -80,7 +88,6 @@ sync`, port, b.cloud.URL, settings, strings.Join(more, "\n")))
 	if err := b.d.Terminate(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	return b
 }
 
 // instance has the role app.

@@ -13,6 +13,7 @@ import (
 	"github.com/lecafe/lecafe/agent/settings"
 	"github.com/lecafe/lecafe/lab/cloud"
 	"github.com/lecafe/lecafe/lab/imds"
+	"github.com/lecafe/lecafe/lab/machine"
 	"github.com/lecafe/lecafe/test/boots"
 	"github.com/lecafe/lecafe/userdata"
 )
@@ -29,7 +30,7 @@ func newWrapBench(t *testing.T, release string) *wrapBench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &wrapBench{agentBench: newCloudBench(t, release)}
+	b := &wrapBench{agentBench: newCloudBench(t, release, machine.Options{})}
 	b.agent = b.object("agent", agent)
 	return b
 }
