@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/agent/settings"
 )
 
 // MaxReport is the largest report that is read, in bytes.
@@ -34,14 +36,15 @@ type Reports struct {
 	api            Store
 }
 
-// NewReports returns the reports at uri, s3://bucket/prefix.
+// NewReports returns the reports at uri, s3://bucket/prefix. Without a prefix it
+// is the agents' own default: they never write to the top of a bucket.
 func NewReports(api Store, uri string) (*Reports, error) {
 	rest, ok := strings.CutPrefix(uri, "s3://")
 	bucket, prefix, _ := strings.Cut(rest, "/")
 	if !ok || bucket == "" {
 		return nil, fmt.Errorf("reports %q: want s3://bucket/prefix", uri)
 	}
-	return &Reports{Bucket: bucket, Prefix: strings.Trim(prefix, "/"), api: api}, nil
+	return &Reports{Bucket: bucket, Prefix: cmp.Or(strings.Trim(prefix, "/"), settings.DefaultReportPrefix), api: api}, nil
 }
 
 // Store is where the reports are.

@@ -246,7 +246,7 @@ func Publish(w Where) Document {
 type Watching struct {
 	Bucket, Prefix string // of the reports
 	Queue          string // that wakes it; name or URL, may be empty
-	Remedy         bool   // --on-failure is used
+	OnFailure      string // as --on-failure: unhealthy, abandon or terminate; else nothing is done about failures
 }
 
 // Watch is what `lecafe watch` needs.
@@ -263,12 +263,22 @@ func Watch(w Where, o Watching) Document {
 	if o.Queue != "" {
 		out = append(out, Statement{Sid: "WakeUp", Action: []string{"sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"}, Resource: []string{w.arn("sqs", queueName(o.Queue))}})
 	}
-	if o.Remedy {
+	// Whatever is done, an instance that waits at its hook is kept for study by
+	// heartbeats, one in service in Standby. Abandoning is for the former alone.
+	var remedy []string
+	switch o.OnFailure {
+	case "unhealthy":
+		remedy = []string{"autoscaling:CompleteLifecycleAction", "autoscaling:EnterStandby", "autoscaling:RecordLifecycleActionHeartbeat", "autoscaling:SetInstanceHealth"}
+	case "abandon":
+		remedy = []string{"autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"}
+	case "terminate":
+		remedy = []string{"autoscaling:EnterStandby", "autoscaling:RecordLifecycleActionHeartbeat"}
+		out = append(out, Statement{Sid: "Terminate", Action: []string{"ec2:TerminateInstances"}, Resource: []string{w.ec2("instance/*")}})
+	}
+	if remedy != nil {
 		out = append(out,
 			Statement{Sid: "LookAtHooks", Action: []string{"autoscaling:DescribeLifecycleHooks"}, Resource: []string{"*"}},
-			Statement{Sid: "Remedy", Action: []string{"autoscaling:CompleteLifecycleAction", "autoscaling:EnterStandby", "autoscaling:RecordLifecycleActionHeartbeat", "autoscaling:SetInstanceHealth"},
-				Resource: []string{w.arn("autoscaling", "autoScalingGroup:*:autoScalingGroupName/*")}},
-			Statement{Sid: "Terminate", Action: []string{"ec2:TerminateInstances"}, Resource: []string{w.ec2("instance/*")}})
+			Statement{Sid: "Remedy", Action: remedy, Resource: []string{w.arn("autoscaling", "autoScalingGroup:*:autoScalingGroupName/*")}})
 		if o.Bucket != "" {
 			// What watchers tell each other, so that nothing is done twice.
 			out = append(out, Statement{Sid: "ShareClaims", Action: []string{"s3:PutObject"}, Resource: []string{w.s3(o.Bucket + "/" + prefix + "/_fleet/*")}})

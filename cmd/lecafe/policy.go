@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/lecafe/lecafe/agent/settings"
 	"github.com/lecafe/lecafe/bake/recipe"
+	"github.com/lecafe/lecafe/fleet"
 	"github.com/lecafe/lecafe/internal/exitcode"
 	"github.com/lecafe/lecafe/policy"
 )
@@ -22,8 +24,11 @@ func policyCommand() *cli.Command {
 	}
 	sub := func(name, usage string, doc func(*cli.Context, policy.Where) (policy.Document, error), flags ...cli.Flag) *cli.Command {
 		return &cli.Command{Name: name, Usage: usage, Flags: append(flags, where...), Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return badRequest("unexpected argument %q; see lecafe policy %s --help", c.Args().First(), name)
+			if p := c.String("partition"); p != "aws" && !strings.HasPrefix(p, "aws-") {
+				return badRequest("--partition %q: want aws, aws-cn, aws-us-gov or another of AWS's", p)
+			}
+			if id := c.String("account"); id != "" && !accountID.MatchString(id) {
+				return badRequest("--account %q: want an account's ID, 12 digits", id)
 			}
 			d, err := doc(c, policy.Where{Partition: c.String("partition"), Region: c.String("region"), Account: c.String("account")})
 			if err != nil {
@@ -102,14 +107,18 @@ func policyCommand() *cli.Command {
 				return policy.Publish(w), nil
 			}),
 			sub("watch", "for lecafe watch", func(c *cli.Context, w policy.Where) (policy.Document, error) {
-				bucket, prefix, _ := strings.Cut(strings.TrimPrefix(c.String("reports"), "s3://"), "/")
-				return policy.Watch(w, policy.Watching{Bucket: bucket, Prefix: prefix, Queue: c.String("queue"), Remedy: c.Bool("on-failure")}), nil
+				mode := c.String("on-failure")
+				if !slices.Contains(fleet.Remedies(), fleet.OnFailure(mode)) {
+					return policy.Document{}, fmt.Errorf("--on-failure %q: want none, unhealthy, abandon or terminate, as for lecafe watch", mode)
+				}
+				bucket, prefix, err := reportsOf(c)
+				return policy.Watch(w, policy.Watching{Bucket: bucket, Prefix: prefix, Queue: c.String("queue"), OnFailure: mode}), err
 			},
-				&cli.BoolFlag{Name: "on-failure", Usage: "with what --on-failure needs"},
-				&cli.StringFlag{Name: "reports", Usage: "s3://BUCKET/PREFIX"},
+				&cli.StringFlag{Name: "on-failure", Usage: "with what this `MODE` of --on-failure needs: none, unhealthy, abandon or terminate", Value: string(fleet.None)},
+				&cli.StringFlag{Name: "reports", Usage: "`s3://BUCKET/PREFIX` of the reports"},
 				&cli.StringFlag{Name: "queue", Usage: "reports queue, `NAME` or URL"}),
 			sub("deploy", "for lecafe deploy", func(c *cli.Context, w policy.Where) (policy.Document, error) {
-				bucket, prefix, _ := strings.Cut(strings.TrimPrefix(c.String("reports"), "s3://"), "/")
+				bucket, prefix, err := reportsOf(c)
 				image, _ := strings.CutPrefix(c.String("image"), "ssm:")
 				if image == c.String("image") {
 					image = "" // an ID or latest
@@ -117,10 +126,10 @@ func policyCommand() *cli.Command {
 				return policy.Deploy(w, policy.Deploying{
 					Promoting: policy.Promoting{Group: c.String("asg"), SSMParameter: c.String("parameter"), Pin: c.Bool("pin")},
 					Bucket:    bucket, Prefix: prefix, ImageParameter: image,
-				}), nil
+				}), err
 			},
 				&cli.StringFlag{Name: "asg", Usage: "Auto Scaling group `NAME`; any where not given", Value: "*"},
-				&cli.StringFlag{Name: "reports", Usage: "s3://BUCKET/PREFIX"},
+				&cli.StringFlag{Name: "reports", Usage: "`s3://BUCKET/PREFIX` of the reports"},
 				&cli.StringFlag{Name: "image", Usage: "as for lecafe deploy: only ssm:`PARAMETER` makes a difference"},
 				&cli.StringFlag{Name: "parameter", Usage: "SSM `PARAMETER` that gets the image's ID"},
 				&cli.BoolFlag{Name: "pin", Usage: "with what --pin needs"}),
@@ -184,6 +193,21 @@ func provingOf(c *cli.Context) (policy.Proving, error) {
 		o.Promote = &p
 	}
 	return o, nil
+}
+
+// reportsOf is where the reports are. Without, the policy lets nobody read them,
+// which is said.
+func reportsOf(c *cli.Context) (bucket, prefix string, err error) {
+	uri := c.String("reports")
+	if uri == "" {
+		fmt.Fprintln(c.App.ErrWriter, "note: without --reports s3://BUCKET/PREFIX the policy has no permission for the bucket of the reports")
+		return "", "", nil
+	}
+	r, err := fleet.NewReports(nil, uri)
+	if err != nil {
+		return "", "", fmt.Errorf("--reports: %w", err)
+	}
+	return r.Bucket, r.Prefix, nil
 }
 
 // promotingOf is the recipe's promote section, and over it what the flags say.

@@ -227,50 +227,81 @@ func TestDeploysPolicyIsWhatIsNeeded(t *testing.T) {
 	}
 }
 
-// The same for watching with every kind of remediation.
+// The same for watching, with each kind of remediation by itself: instances in
+// service and at their hook, replaced and kept for study.
 func TestWatchsPolicyIsWhatIsNeeded(t *testing.T) {
-	s := newShop(t)
-	s.group("serving", "1", 4, false)
-	s.group("waiting", "1", 1, true)
-	s.group("kept", "1", 1, true)
-	s.group("ending", "1", 1, false)
-	s.group("quiet", "1", 1, false)
-	for _, g := range []string{"serving", "waiting", "kept", "ending"} {
-		for _, i := range s.instances(g) {
-			if err := s.say(*i.InstanceId, report.Failure); err != nil {
+	for mode, does := range map[string]struct {
+		serving map[string]int // of four in service, one pass
+		waiting string         // of one at its hook
+	}{
+		"none":      {},
+		"unhealthy": {map[string]int{"unhealthy": 2, "specimen": 1, "brake": 1}, "unhealthy"},
+		"abandon":   {map[string]int{"nothing": 4}, "abandon"},
+		"terminate": {map[string]int{"terminate": 2, "specimen": 1, "brake": 1}, "terminate"},
+	} {
+		t.Run(mode, func(t *testing.T) {
+			s := newShop(t)
+			s.group("quiet", "1", 1, false)
+			policy := []string{"watch", "--reports", "s3://b/p", "--account", "000000000000", "--on-failure", mode}
+			if mode == "none" {
+				policy = append(policy, "--queue", "boots")
+			} else {
+				s.group("serving", "1", 4, false)
+				s.group("waiting", "1", 1, true)
+				s.group("kept", "1", 1, true)
+			}
+			for _, g := range []string{"serving", "waiting", "kept"} {
+				for _, i := range s.instances(g) {
+					if err := s.say(*i.InstanceId, report.Failure); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			s.allow(policy...)
+			watch := func(want map[string]int, args ...string) {
+				t.Helper()
+				out := s.lecafe(1, append([]string{"watch", "--once", "--reports", "s3://b/p", "--on-failure", mode}, args...)...)
+				for did, n := range want {
+					if strings.Count(out, "did="+did+" ") != n {
+						t.Errorf("want %d of %s:\n%s", n, did, out)
+					}
+				}
+				if strings.Count(out, "did=") != sum(want) || strings.Contains(out, "AccessDenied") || strings.Contains(out, "UnauthorizedOperation") {
+					t.Errorf("did not do just %v:\n%s", want, out)
+				}
+			}
+			s.lecafe(1, "watch", "--once", "--reports", "s3://b/p", "--asg", "quiet", "--deadline", "1ms", "--launch-template", "app")
+			s.lecafe(2, "watch", "--once", "--asg", "quiet") // where the reports are is looked for in the launch template
+			if mode != "none" {
+				watch(does.serving, "--asg", "serving")
+				// Each alone: what failed before is out of the window.
+				watch(map[string]int{does.waiting: 1}, "--asg", "waiting", "--brake-window", "1ns")
+				watch(map[string]int{"specimen": 1}, "--asg", "kept", "--brake", "1", "--brake-window", "1ns")
+				s.compare()
+				return
+			}
+			// Until it is interrupted, with the queue.
+			look := s.Called(func(c cloud.Call) bool { return c.Action == "ReceiveMessage" })
+			go func() {
+				select {
+				case <-look:
+					_ = syscall.Kill(syscall.Getpid(), syscall.SIGINT)
+				case <-t.Context().Done():
+				}
+			}()
+			if err := s.say(*s.instances("quiet")[0].InstanceId, report.Failure); err != nil {
 				t.Fatal(err)
 			}
-		}
+			s.lecafe(1, "watch", "--reports", "s3://b/p", "--queue", "boots", "--asg", "quiet")
+			// Messages are deleted after ten minutes.
+			s.compare("sqs:DeleteMessage")
+		})
 	}
-	s.allow("watch", "--reports", "s3://b/p", "--queue", "boots", "--on-failure", "--account", "000000000000")
-	watch := func(args ...string) string {
-		t.Helper()
-		return s.lecafe(1, append([]string{"watch", "--once", "--reports", "s3://b/p"}, args...)...)
+}
+
+func sum(counts map[string]int) (n int) {
+	for _, c := range counts {
+		n += c
 	}
-	if out := watch("--asg", "serving", "--on-failure", "unhealthy"); strings.Count(out, "did=unhealthy") != 2 || strings.Count(out, "did=specimen") != 1 || strings.Count(out, "did=brake") != 1 || strings.Contains(out, "level=ERROR") {
-		t.Errorf("unhealthy:\n%s", out)
-	}
-	if out := watch("--asg", "waiting", "--brake-window", "1ns", "--on-failure", "abandon"); !strings.Contains(out, "did=abandon") {
-		t.Errorf("abandon:\n%s", out)
-	}
-	if out := watch("--asg", "kept", "--brake", "1", "--brake-window", "1ns", "--on-failure", "abandon"); !strings.Contains(out, "did=specimen") || strings.Contains(out, "failed to") {
-		t.Errorf("specimen at the hook:\n%s", out)
-	}
-	if out := watch("--asg", "ending", "--brake-window", "1ns", "--on-failure", "terminate"); !strings.Contains(out, "did=terminate") {
-		t.Errorf("terminate:\n%s", out)
-	}
-	watch("--asg", "quiet", "--deadline", "1ms", "--launch-template", "app")
-	s.lecafe(2, "watch", "--once", "--asg", "quiet") // where the reports are is looked for in the launch template
-	// Until it is interrupted, with the queue.
-	look := s.Called(func(c cloud.Call) bool { return c.Action == "ReceiveMessage" })
-	go func() {
-		select {
-		case <-look:
-			_ = syscall.Kill(syscall.Getpid(), syscall.SIGINT)
-		case <-t.Context().Done():
-		}
-	}()
-	s.lecafe(1, "watch", "--reports", "s3://b/p", "--queue", "boots", "--asg", "quiet")
-	// Messages are deleted after ten minutes.
-	s.compare("sqs:DeleteMessage")
+	return n
 }

@@ -112,7 +112,7 @@ func New(o Options) *Cloud {
 	c.services = map[string]service{
 		"cloudformation": {c.CFN, awsQuery, needsCloudFormation},
 		"iam":            {c.IAM, awsQuery, needsIAM},
-		"autoscaling":    {c.Auto, awsQuery, needsAutoScaling},
+		"autoscaling":    {c.Auto, awsQuery, c.needsAutoScaling},
 		"ec2":            {c.EC2, ec2Query, needsEC2},
 		"s3":             {c.S3, restXML, needsS3},
 		"sqs":            {c.SQS, queryJSON, needsSQS},

@@ -255,9 +255,13 @@ func needsIAM(q *request) []policy.Request {
 	return []policy.Request{{Action: "iam:" + q.action, Resource: resource}}
 }
 
-func needsAutoScaling(q *request) []policy.Request {
+// needsAutoScaling names the group, of a member's too where the request names
+// the member alone. What describes knows no resources.
+// https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2autoscaling.html
+func (c *Cloud) needsAutoScaling(q *request) []policy.Request {
 	resource := "*"
-	if name := q.form.Get("AutoScalingGroupName"); name != "" {
+	name := cmp.Or(q.form.Get("AutoScalingGroupName"), c.Auto.GroupOf(q.form.Get("InstanceId")))
+	if name != "" && !strings.HasPrefix(q.action, "Describe") {
 		resource = "arn:aws:autoscaling:" + q.region + ":" + wire.Account + ":autoScalingGroup:*:autoScalingGroupName/" + name
 	}
 	return []policy.Request{{Action: "autoscaling:" + q.action, Resource: resource}}

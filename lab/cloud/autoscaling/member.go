@@ -4,6 +4,16 @@ import (
 	"fmt"
 )
 
+// GroupOf names the group that an instance is a member of, "" for none.
+func (s *Server) GroupOf(id string) string {
+	s.lock()
+	defer s.unlock()
+	if m := s.members[id]; m != nil {
+		return m.group.name
+	}
+	return ""
+}
+
 func (c *call) member(id string) (*member, error) {
 	m := c.s.members[id]
 	if m == nil || m.group.region != c.r {
