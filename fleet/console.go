@@ -42,20 +42,20 @@ func agentLines(text string) []Clue {
 	}
 	var clues []Clue
 	if trouble != nil {
-		clues = append(clues, Clue{lineCause(trouble, trouble.Message), 82})
+		clues = append(clues, Clue{Cause: lineCause(trouble, trouble.Message), Weight: 82})
 	}
 	switch {
 	case verdict != nil && verdict.Verdict == report.Success:
 		c := lineCause(verdict, "the agent judged success, but its report did not arrive")
 		c.Code, c.Fix = CodeReportUnsent, "check the role's policy, the bucket, and the way to S3; see lecafe policy agent"
-		clues = append(clues, Clue{c, 81})
+		clues = append(clues, Clue{Cause: c, Weight: 81, judged: verdict.Verdict})
 	case verdict != nil:
 		c := lineCause(verdict, fmt.Sprintf("the agent judged %s, but its report did not arrive: %s", verdict.Verdict, verdict.Message))
-		clues = append(clues, Clue{c, 88})
+		clues = append(clues, Clue{Cause: c, Weight: 88, judged: verdict.Verdict})
 	case trouble == nil:
 		c := lineCause(last, "the agent runs and has not judged; its last word was "+last.Event+": "+last.Message)
 		c.Code = CodeBootStuck
-		clues = append(clues, Clue{c, 35})
+		clues = append(clues, Clue{Cause: c, Weight: 35})
 	}
 	return clues
 }

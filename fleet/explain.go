@@ -24,6 +24,8 @@ import (
 type Clue struct {
 	Cause
 	Weight int `json:"weight"`
+
+	judged report.Verdict // by the agent on the console, whose report is missing
 }
 
 // Codes of clues, besides those of report.Code.
@@ -38,6 +40,8 @@ const (
 	CodeScaling        report.Code = "scaling_activity_failed"
 	CodeBootStuck      report.Code = "boot_not_finished"
 	CodeReportUnsent   report.Code = "report_not_delivered"
+	CodeReportRefused  report.Code = "report_refused"
+	CodeElsewhere      report.Code = "reports_elsewhere"
 )
 
 // Explain gathers everything that any channel tells about an instance, the
@@ -45,10 +49,10 @@ const (
 func (r *Region) Explain(ctx context.Context, i Instance) ([]Clue, error) {
 	var clues []Clue
 	if i.StateReason != "" && (i.gone() || i.State == "stopped" || i.State == "stopping") {
-		clues = append(clues, Clue{Cause{Code: stateCode(&i), Source: "ec2", Message: i.StateReason}, 90})
+		clues = append(clues, Clue{Cause: Cause{Code: stateCode(&i), Source: "ec2", Message: i.StateReason}, Weight: 90})
 	}
 	if i.IMDSDisabled || i.ProfileARN == "" {
-		clues = append(clues, Clue{*silence(&i, 0), 80})
+		clues = append(clues, Clue{Cause: *silence(&i, 0), Weight: 80})
 	}
 	for _, channel := range []func(context.Context, Instance) ([]Clue, error){r.console, r.status, r.route, r.activity} {
 		more, err := channel(ctx, i)
@@ -126,16 +130,16 @@ func consoleClues(text string) []Clue {
 		}
 		at := all[len(all)-1]
 		message := string(s.re.ExpandString(nil, s.message, text, at))
-		clues = append(clues, Clue{Cause{Code: s.code, Stage: s.stage, Source: "console", Message: clip200(strings.TrimSpace(message)), Fix: s.fix}, s.weight})
+		clues = append(clues, Clue{Cause: Cause{Code: s.code, Stage: s.stage, Source: "console", Message: clip200(strings.TrimSpace(message)), Fix: s.fix}, Weight: s.weight})
 	}
 	if strings.TrimSpace(text) != "" && len(clues) == 0 {
 		lines := strings.Split(strings.TrimSpace(text), "\n")
 		last := strings.TrimSpace(lines[len(lines)-1])
 		if strings.Contains(last, "login:") {
-			clues = append(clues, Clue{Cause{Code: CodeAgentAbsent, Stage: report.StageSystem, Source: "console",
-				Message: "it booted to a login prompt, and the console has no line of the agent", Fix: "check that lecafe-agent.service is in the image, enabled and not masked"}, 40})
+			clues = append(clues, Clue{Cause: Cause{Code: CodeAgentAbsent, Stage: report.StageSystem, Source: "console",
+				Message: "it booted to a login prompt, and the console has no line of the agent", Fix: "check that lecafe-agent.service is in the image, enabled and not masked"}, Weight: 40})
 		} else {
-			clues = append(clues, Clue{Cause{Code: CodeBootStuck, Stage: report.StageSystem, Source: "console", Message: "the console ends with: " + clip200(last)}, 20})
+			clues = append(clues, Clue{Cause: Cause{Code: CodeBootStuck, Stage: report.StageSystem, Source: "console", Message: "the console ends with: " + clip200(last)}, Weight: 20})
 		}
 	}
 	return clues
@@ -159,10 +163,10 @@ func (r *Region) status(ctx context.Context, i Instance) ([]Clue, error) {
 	var clues []Clue
 	for _, s := range out.InstanceStatuses {
 		if s.SystemStatus != nil && s.SystemStatus.Status == types.SummaryStatusImpaired {
-			clues = append(clues, Clue{Cause{Code: CodeStatusImpaired, Stage: report.StageSystem, Source: "status", Message: "EC2's system status check fails: the host or its network is at fault", Fix: "stop and start it, or replace it"}, 85})
+			clues = append(clues, Clue{Cause: Cause{Code: CodeStatusImpaired, Stage: report.StageSystem, Source: "status", Message: "EC2's system status check fails: the host or its network is at fault", Fix: "stop and start it, or replace it"}, Weight: 85})
 		}
 		if s.InstanceStatus != nil && s.InstanceStatus.Status == types.SummaryStatusImpaired {
-			clues = append(clues, Clue{Cause{Code: CodeStatusImpaired, Stage: report.StageSystem, Source: "status", Message: "EC2's instance status check fails: it does not answer on its network interface", Fix: "look at the console"}, 60})
+			clues = append(clues, Clue{Cause: Cause{Code: CodeStatusImpaired, Stage: report.StageSystem, Source: "status", Message: "EC2's instance status check fails: it does not answer on its network interface", Fix: "look at the console"}, Weight: 60})
 		}
 	}
 	return clues, nil
@@ -191,13 +195,13 @@ func (r *Region) route(ctx context.Context, i Instance) ([]Clue, error) {
 				continue
 			}
 			if route.State == types.RouteStateBlackhole {
-				return []Clue{{Cause{Code: CodeNoRoute, Stage: report.StageSystem, Source: "network", Message: fmt.Sprintf("the default route of subnet %s leads nowhere: its gateway is gone", i.SubnetID), Fix: "repair the route table " + aws.ToString(t.RouteTableId)}, 78}}, nil
+				return []Clue{{Cause: Cause{Code: CodeNoRoute, Stage: report.StageSystem, Source: "network", Message: fmt.Sprintf("the default route of subnet %s leads nowhere: its gateway is gone", i.SubnetID), Fix: "repair the route table " + aws.ToString(t.RouteTableId)}, Weight: 78}}, nil
 			}
 			return nil, nil
 		}
 	}
-	return []Clue{{Cause{Code: CodeNoRoute, Stage: report.StageSystem, Source: "network",
-		Message: fmt.Sprintf("subnet %s has no default route and no gateway endpoint", i.SubnetID), Fix: "add a NAT gateway, or endpoints for S3, SQS and STS (interface endpoints do not show in route tables)"}, 55}}, nil
+	return []Clue{{Cause: Cause{Code: CodeNoRoute, Stage: report.StageSystem, Source: "network",
+		Message: fmt.Sprintf("subnet %s has no default route and no gateway endpoint", i.SubnetID), Fix: "add a NAT gateway, or endpoints for S3, SQS and STS (interface endpoints do not show in route tables)"}, Weight: 55}}, nil
 }
 
 func (r *Region) activity(ctx context.Context, i Instance) ([]Clue, error) {
@@ -210,7 +214,7 @@ func (r *Region) activity(ctx context.Context, i Instance) ([]Clue, error) {
 	}
 	for _, a := range activities {
 		if strings.Contains(aws.ToString(a.Description), i.ID) && failedActivity(&a) {
-			return []Clue{{Cause{Code: CodeScaling, Source: "activity", Message: clip200(cmp.Or(aws.ToString(a.StatusMessage), aws.ToString(a.Description)))}, 72}}, nil
+			return []Clue{{Cause: Cause{Code: CodeScaling, Source: "activity", Message: clip200(cmp.Or(aws.ToString(a.StatusMessage), aws.ToString(a.Description)))}, Weight: 72}}, nil
 		}
 	}
 	// Why Auto Scaling ended it is in the cause of the activity that did.
@@ -220,7 +224,7 @@ func (r *Region) activity(ctx context.Context, i Instance) ([]Clue, error) {
 			if strings.Contains(aws.ToString(a.Cause), "terminated or stopped") {
 				weight = 60 // Auto Scaling found it gone: EC2's own reason tells more
 			}
-			return []Clue{{Cause{Code: CodeTerminated, Source: "activity", Message: clip200(aws.ToString(a.Cause))}, weight}}, nil
+			return []Clue{{Cause: Cause{Code: CodeTerminated, Source: "activity", Message: clip200(aws.ToString(a.Cause))}, Weight: weight}}, nil
 		}
 	}
 	return nil, nil
@@ -254,7 +258,57 @@ func (w *Watcher) Explain(ctx context.Context, s *Standing) ([]Clue, error) {
 	if r == nil {
 		return nil, errors.New("its region is not watched")
 	}
-	return r.Explain(ctx, s.Instance)
+	clues, err := r.Explain(ctx, s.Instance)
+	if s.Verdict == Silent {
+		if c := w.elsewhere(ctx, s); c != nil {
+			clues = slices.Insert(clues, 0, Clue{Cause: *c, Weight: 110})
+		}
+	}
+	return weighed(s, clues), err
+}
+
+// weighed holds what the console says of the agent's report against what is
+// known of it here: that it has arrived, or that it was refused.
+func weighed(s *Standing, clues []Clue) []Clue {
+	if s.Report != "" {
+		return slices.DeleteFunc(clues, func(c Clue) bool { return c.judged != "" })
+	}
+	for n := range clues {
+		if c := &clues[n]; c.judged != "" && s.Refused > 0 {
+			c.Code, c.Message = CodeReportRefused, fmt.Sprintf("the agent judged %s, and what reports there are for it were refused", c.judged)
+			c.Fix = "see why each was refused; an emulator that knows no role IDs needs --no-verify-sender"
+		}
+	}
+	return clues
+}
+
+// elsewhere is the cause of a silence that is the watcher's own: the instance's
+// launch template version has its agent report to another place, as after a
+// change of the template while the watcher runs. It is asked once for each
+// version that somebody is silent of.
+func (w *Watcher) elsewhere(ctx context.Context, s *Standing) *Cause {
+	r := w.region(s.Region)
+	if r == nil || s.TemplateID == "" || s.TemplateVersion == "" {
+		return nil
+	}
+	v := templateVersion{s.Region, s.TemplateID, s.TemplateVersion}
+	uri, known := w.sendsTo[v]
+	if !known {
+		where, _, err := r.reportsOf(ctx, v.id, v.number)
+		if err != nil {
+			w.note(fmt.Sprintf("not looked at for a cause: %v", err))
+		}
+		if w.sendsTo == nil {
+			w.sendsTo = map[templateVersion]string{}
+		}
+		uri = where.Reports // empty where it does not say
+		w.sendsTo[v] = uri
+	}
+	if uri == "" || uri == w.Reports.URI(w.Reports.Prefix) {
+		return nil
+	}
+	return &Cause{Code: CodeElsewhere, Source: "template", Message: fmt.Sprintf("version %s of its launch template has it report to %s, and %s is watched", v.number, uri, w.Reports.URI(w.Reports.Prefix)),
+		Fix: "watch it with --reports " + uri}
 }
 
 // lookIntoSilent finds the most telling cause of those that never reported,
@@ -266,6 +320,12 @@ func (w *Watcher) lookIntoSilent(ctx context.Context, standings []Standing) {
 		s := &standings[n]
 		if s.Verdict != Silent && s.Verdict != Terminated {
 			continue
+		}
+		if s.Verdict == Silent {
+			if c := w.elsewhere(ctx, s); c != nil {
+				s.Cause = c
+				continue
+			}
 		}
 		clues, done := w.evidence[s.ID]
 		if !done {

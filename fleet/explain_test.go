@@ -16,6 +16,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/lecafe/lecafe/agent/report"
+	"github.com/lecafe/lecafe/agent/sinks"
 )
 
 // channels answers what the causes of a silence are sought by.
@@ -114,5 +115,28 @@ func TestCausesOfSilenceWithoutPermission(t *testing.T) {
 	cancel()
 	if _, err := r.Explain(ctx, Instance{ID: "i-1"}); err == nil || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// What the console says of a report is held against what is known of it: that
+// it came, that it was refused, or that neither is so.
+func TestTheConsolesWordOfAReport(t *testing.T) {
+	console := agentLine(sinks.Line{Event: "start"}) + agentLine(sinks.Line{Event: "verdict", Verdict: report.Success})
+	w := &Watcher{Regions: []*Region{{Name: "r", EC2: &channels{console: console, routes: []types.Route{{DestinationCidrBlock: aws.String("0.0.0.0/0"), State: types.RouteStateActive}}}, AutoScaling: &channels{}}}}
+	i := Instance{ID: "i-1", Region: "r", State: "running", ProfileARN: "arn:x/app"}
+	for name, c := range map[string]struct {
+		s    Standing
+		code report.Code // of the first clue, "" for none
+		word string
+	}{
+		"it came":     {Standing{Instance: i, Verdict: Success, Report: "p/x.json"}, "", ""},
+		"refused":     {Standing{Instance: i, Verdict: Silent, Refused: 1}, CodeReportRefused, "were refused"},
+		"not at all":  {Standing{Instance: i, Verdict: Silent}, CodeReportUnsent, "did not arrive"},
+		"not yet due": {Standing{Instance: i, Verdict: Pending}, CodeReportUnsent, "did not arrive"},
+	} {
+		clues, err := w.Explain(t.Context(), &c.s)
+		if err != nil || (len(clues) > 0) != (c.code != "") || len(clues) > 0 && (clues[0].Code != c.code || !strings.Contains(clues[0].Message, c.word)) {
+			t.Errorf("%s: %+v, %v; want %q, %q", name, clues, err, c.code, c.word)
+		}
 	}
 }

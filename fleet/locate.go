@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
+	"fmt"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -26,11 +28,10 @@ func (r *Region) Locate(ctx context.Context, sel Selection) (w Where, ok bool, e
 	if err != nil {
 		return Where{}, false, err
 	}
-	type version struct{ id, number string }
-	var versions []version
-	seen := map[version]bool{}
+	var versions []templateVersion
+	seen := map[templateVersion]bool{}
 	add := func(id, number string) {
-		v := version{id, cmp.Or(number, "$Default")}
+		v := templateVersion{r.Name, id, cmp.Or(number, "$Default")}
 		if id != "" && !seen[v] && len(versions) < 10 {
 			seen[v] = true
 			versions = append(versions, v)
@@ -43,26 +44,41 @@ func (r *Region) Locate(ctx context.Context, sel Selection) (w Where, ok bool, e
 		add(i.TemplateID, i.TemplateVersion)
 	}
 	for _, v := range versions {
-		out, err := r.EC2.DescribeLaunchTemplateVersions(ctx, &ec2.DescribeLaunchTemplateVersionsInput{LaunchTemplateId: aws.String(v.id), Versions: []string{v.number}})
-		if err != nil || len(out.LaunchTemplateVersions) == 0 || out.LaunchTemplateVersions[0].LaunchTemplateData == nil {
-			continue // another version may tell
+		if w, ok, err := r.reportsOf(ctx, v.id, v.number); err == nil && ok {
+			return w, true, nil // another version may tell
 		}
-		payload, err := base64.StdEncoding.DecodeString(aws.ToString(out.LaunchTemplateVersions[0].LaunchTemplateData.UserData))
-		if err != nil {
-			continue
-		}
-		src, found, err := settings.SourceFromUserData(payload)
-		if err != nil || !found {
-			continue
-		}
-		s, err := settings.Decode(src)
-		if err != nil || s.Report.S3.Bucket == "" {
-			continue
-		}
-		return Where{
-			Reports: "s3://" + s.Report.S3.Bucket + "/" + cmp.Or(s.Report.S3.Prefix, settings.DefaultReportPrefix),
-			Region:  s.Report.S3.Region, Queue: s.Report.SQS.Queue,
-		}, true, nil
 	}
 	return Where{}, false, nil
+}
+
+// templateVersion is one version of a launch template.
+type templateVersion struct{ region, id, number string }
+
+// reportsOf is where the agent's settings in the user data of a launch template
+// version send reports to; ok is false where they do not say.
+func (r *Region) reportsOf(ctx context.Context, id, number string) (w Where, ok bool, err error) {
+	out, err := r.EC2.DescribeLaunchTemplateVersions(ctx, &ec2.DescribeLaunchTemplateVersionsInput{LaunchTemplateId: &id, Versions: []string{number}})
+	if err != nil {
+		return Where{}, false, fmt.Errorf("describe version %s of launch template %s: %w", number, id, err)
+	}
+	if len(out.LaunchTemplateVersions) == 0 || out.LaunchTemplateVersions[0].LaunchTemplateData == nil {
+		return Where{}, false, nil
+	}
+	// What is no user data of lecafe's says nothing.
+	payload, err := base64.StdEncoding.DecodeString(aws.ToString(out.LaunchTemplateVersions[0].LaunchTemplateData.UserData))
+	if err != nil {
+		return Where{}, false, nil
+	}
+	src, found, err := settings.SourceFromUserData(payload)
+	if err != nil || !found {
+		return Where{}, false, nil
+	}
+	s, err := settings.Decode(src)
+	if err != nil || s.Report.S3.Bucket == "" {
+		return Where{}, false, nil
+	}
+	return Where{
+		Reports: "s3://" + s.Report.S3.Bucket + "/" + cmp.Or(strings.Trim(s.Report.S3.Prefix, "/"), settings.DefaultReportPrefix),
+		Region:  s.Report.S3.Region, Queue: s.Report.SQS.Queue,
+	}, true, nil
 }

@@ -275,6 +275,8 @@ func (r *Remedy) cannot(s *Standing) string {
 	switch {
 	case r.region(s.Region) == nil:
 		return "its region is not watched"
+	case s.Cause != nil && s.Cause.Code == CodeElsewhere:
+		return "it may be well: its reports go to another place"
 	case r.OnFailure == Terminate:
 		return ""
 	case s.Group == "":

@@ -68,10 +68,11 @@ type Watcher struct {
 	shelf     shelf
 	throttled int64 // calls, told so far
 	inventory []*Inventory
-	details   map[string]*Cause   // by S3 key; nil for a report without causes
-	disbelief map[string]Refusal  // by S3 key: read and not believed
-	evidence  map[string][]Clue   // by instance: why it is silent
-	notes     map[string]struct{} // told so far
+	details   map[string]*Cause          // by S3 key; nil for a report without causes
+	disbelief map[string]Refusal         // by S3 key: read and not believed
+	evidence  map[string][]Clue          // by instance: why it is silent
+	sendsTo   map[templateVersion]string // where agents report by their user data, s3://bucket/prefix; empty where it does not say
+	notes     map[string]struct{}        // told so far
 	notesMu   sync.Mutex
 }
 
