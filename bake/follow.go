@@ -45,9 +45,12 @@ func (e *ReportError) Error() string {
 	lines := []string{e.Report.Summary}
 	var shown []string
 	for _, c := range e.Report.Causes {
-		line := fmt.Sprintf("  %s%s: %s", c.Code, where(c), c.Message)
+		line := "  " + string(c.Code) + where(c)
+		if c.Message != e.Report.Summary { // that of one cause is its message
+			line += ": " + strings.TrimSuffix(c.Message, ".")
+		}
 		if c.Fix != "" {
-			line = strings.TrimSuffix(line, ".") + "; " + c.Fix
+			line += "; " + c.Fix
 		}
 		lines = append(lines, line)
 		tail := c.Output[max(0, len(c.Output)-12):]
@@ -68,7 +71,7 @@ func where(c report.Cause) string {
 	if c.Stage != "" && c.Stage != report.StageSystem {
 		text = " in " + string(c.Stage)
 	}
-	if c.File != "" {
+	if c.File != "" && !strings.HasPrefix(c.Message, c.File) {
 		text += ", " + c.File
 		if c.Line > 0 {
 			text += fmt.Sprintf(":%d", c.Line)
