@@ -1,7 +1,8 @@
 // Package s3 is a fake of Amazon S3's REST API as far as lecafe, the AWS CLI
 // and Packer use it. It owns buckets, objects, versions, listings, conditions,
-// ranges, checksums and what an absent permission does to an answer; it
-// refuses what it does not model with NotImplemented, naming the operation.
+// ranges, parts, checksums, what a bucket's policy says of a request and what an
+// absent permission does to an answer; it refuses what it does not model with
+// NotImplemented, naming the operation.
 // Signatures are verified before a request gets here.
 //
 // github.com/johannesboyne/gofakes3 validates bucket names and serves

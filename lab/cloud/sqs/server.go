@@ -1,7 +1,8 @@
 // Package sqs is a fake of Amazon SQS in its JSON protocol, as current SDKs
 // and the AWS CLI speak it. It owns standard and FIFO queues: visibility, long
 // polls, delays, batches with partial failures, redrive to a dead-letter
-// queue, deduplication and who sent what. It refuses the query protocol and
+// queue, deduplication, who sent what and what a queue's policy says of a
+// request. It refuses the query protocol and
 // what it does not model by name. Attributes take effect at once, where SQS may
 // take a minute; order and single delivery on a standard queue are better here
 // than SQS promises, so nothing may rest on them.
