@@ -44,15 +44,34 @@ func code(s *Standing) string {
 	return string(s.Cause.Code)
 }
 
+// firstLook is how long after a full pass has found new instances these are
+// looked at again, and they alone: their agents tell the stage of a boot that
+// has lasted five seconds.
+const firstLook = 7 * time.Second
+
+// unheard are the senders of pending instances that are new and have told no
+// stage. Where the role is not known, neither is the sender.
+func unheard(changes []Change) []string {
+	var senders []string
+	for n := range changes {
+		if c := &changes[n]; c.From == "" && c.Verdict == Pending && c.StageAt == nil && c.RoleID != "" {
+			senders = append(senders, c.RoleID+":"+c.ID)
+		}
+	}
+	return senders
+}
+
 // Follow makes passes until ctx ends or each says to stop: a full one every
-// interval, a delta when wake names senders (nil: any) and when a pending
-// instance falls due. An error of a pass is given to each with a nil snapshot,
+// interval, a delta when wake names senders (nil: any), when a pending
+// instance falls due, and once soon after new ones came. An error of a pass is given to each with a nil snapshot,
 // and the next pass comes after a growing pause; errors that stay (ErrSelection
 // or a missing permission at the first pass) end it.
 func (w *Watcher) Follow(ctx context.Context, interval time.Duration, wake <-chan []string, each func(*Snapshot, []Change, error) (stop bool)) error {
 	interval = cmp.Or(interval, 15*time.Second)
 	var last *Snapshot
 	var senders []string
+	var first []string // to be looked at, at firstAt
+	var firstAt time.Time
 	full := true
 	pause := time.Second
 	next := time.Now()
@@ -81,15 +100,22 @@ func (w *Watcher) Follow(ctx context.Context, interval time.Duration, wake <-cha
 			continue
 		}
 		pause = time.Second
-		if each(snap, Changes(last, snap), nil) {
+		changes := Changes(last, snap)
+		if each(snap, changes, nil) {
 			return nil
 		}
 		last = snap
+		if full {
+			first, firstAt = unheard(changes), time.Now().Add(firstLook)
+		}
 
-		// What comes first: the interval, a wake-up, or a deadline.
+		// What comes first: the interval, a wake-up, a deadline, or new ones' stage.
 		full, senders = false, nil
 		wait := time.Until(next)
 		if d := w.untilDue(snap); d > 0 && d < wait {
+			wait = d
+		}
+		if d := time.Until(firstAt); len(first) > 0 && d < wait {
 			wait = d
 		}
 		timer := time.NewTimer(max(wait, 0))
@@ -99,6 +125,9 @@ func (w *Watcher) Follow(ctx context.Context, interval time.Duration, wake <-cha
 			return ctx.Err()
 		case <-timer.C:
 			full = !time.Now().Before(next)
+			if !full && len(first) > 0 && !time.Now().Before(firstAt) {
+				senders, first = first, nil
+			}
 		case s := <-wake:
 			timer.Stop()
 			senders = s

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lecafe/lecafe/agent/report"
@@ -68,6 +69,41 @@ func TestFollowNoticesTheDeadline(t *testing.T) {
 	if err != nil || len(seen) != 2 || seen[1] != fleet.Silent {
 		t.Errorf("%v, saw %v", err, seen)
 	}
+}
+
+// An instance that is new is looked at once more before the interval is over,
+// by one listing of its own directory.
+func TestFollowLooksAtNewInstancesSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeAWS()
+		f.add("app", 2, now.Add(-time.Hour)) // silent: nobody waits for a stage of theirs
+		fresh := f.add("app", 1, now.Add(-time.Second))[0]
+		w := newWatcherBy(t, inMemory{f}, "http://aws.invalid", fleet.Selection{Groups: []string{"app"}})
+		start := time.Now()
+		var at []time.Duration
+		listings := 0
+		err := w.Follow(t.Context(), time.Minute, nil, func(s *fleet.Snapshot, changes []fleet.Change, err error) bool {
+			if err != nil {
+				t.Error(err)
+				return true
+			}
+			at = append(at, time.Since(start))
+			switch len(at) {
+			case 1:
+				listings = f.calls["S3:List"]
+				f.mark(role, fresh, report.StageCloudFinal, now)
+			case 2:
+				if len(changes) != 1 || changes[0].ID != fresh.id || changes[0].Stage != "cloud-final" || f.calls["S3:List"] != listings+1 {
+					t.Errorf("%d listings, changes %+v", f.calls["S3:List"]-listings, changes)
+				}
+			}
+			return len(at) == 4
+		})
+		// Once: the next ones are the interval's.
+		if err != nil || len(at) != 4 || at[1] > 10*time.Second || at[2] < time.Minute || at[3] < 2*time.Minute {
+			t.Errorf("passes at %s, %v", at, err)
+		}
+	})
 }
 
 func TestFollowOutlastsErrorsAndEndsOnWrongSelection(t *testing.T) {
