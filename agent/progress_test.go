@@ -41,14 +41,31 @@ func (b *box) marked(want ...report.StageName) {
 	b.eventually("marks", func() bool { got, _ = b.marks(); return slices.Equal(got, want) })
 }
 
-// TestProgress: one mark, of the stage that the boot is in, until the report
-// has arrived.
-func TestProgress(t *testing.T) {
+// newMarkingBox has an agent that marks at once, with a role that may remove its
+// marks.
+func newMarkingBox(t *testing.T) *box {
+	t.Helper()
 	b := newBox(t, script)
 	if err := b.cloud.PutRolePolicy("app", "marks", ownMarks); err != nil {
 		t.Fatal(err)
 	}
 	b.markAfter = time.Millisecond
+	return b
+}
+
+// remembered waits until the agent's memory on disk has a text.
+func (b *box) remembered(text string) {
+	b.t.Helper()
+	b.eventually("memory of "+text, func() bool {
+		m, err := os.ReadFile(filepath.Join(b.root, "var/lib/lecafe/bootstrap.json"))
+		return err == nil && strings.Contains(string(m), text)
+	})
+}
+
+// TestProgress: one mark, of the stage that the boot is in, until the report
+// has arrived.
+func TestProgress(t *testing.T) {
+	b := newMarkingBox(t)
 	b.start()
 	b.cloudInit("init", false)
 	b.marked(report.StageCloudInitNetwork)
@@ -70,18 +87,11 @@ func TestProgress(t *testing.T) {
 
 // TestProgressOfARestartedAgent: the mark of before the restart goes too.
 func TestProgressOfARestartedAgent(t *testing.T) {
-	b := newBox(t, script)
-	if err := b.cloud.PutRolePolicy("app", "marks", ownMarks); err != nil {
-		t.Fatal(err)
-	}
-	b.markAfter = time.Millisecond
+	b := newMarkingBox(t)
 	b.start()
 	b.cloudInit("modules-config", false)
 	b.marked(report.StageCloudConfig)
-	b.eventually("memory of the running stage", func() bool {
-		m, err := os.ReadFile(filepath.Join(b.root, "var/lib/lecafe/bootstrap.json"))
-		return err == nil && strings.Contains(string(m), "cloud-config")
-	})
+	b.remembered("cloud-config")
 	b.kill()
 	b.start()
 	b.ran("part-001")
@@ -95,20 +105,13 @@ func TestProgressOfARestartedAgent(t *testing.T) {
 // TestProgressOfAnAgentRestartedBetweenMarks: the agent is killed when the stage
 // is another than the one marked, and again with its report undelivered.
 func TestProgressOfAnAgentRestartedBetweenMarks(t *testing.T) {
-	b := newBox(t, script)
-	if err := b.cloud.PutRolePolicy("app", "marks", ownMarks); err != nil {
-		t.Fatal(err)
-	}
-	b.markAfter = time.Millisecond
+	b := newMarkingBox(t)
 	b.start()
 	b.cloudInit("init", false)
 	b.marked(report.StageCloudInitNetwork)
 	fault := b.cloud.Inject(cloud.Fault{Service: "s3", Action: "PutObject", Kind: cloud.Error5xx})
 	b.cloudInit("modules-config", false)
-	b.eventually("memory of the running stage", func() bool {
-		m, err := os.ReadFile(filepath.Join(b.root, "var/lib/lecafe/bootstrap.json"))
-		return err == nil && strings.Contains(string(m), "cloud-config")
-	})
+	b.remembered("cloud-config")
 	b.kill()
 	fault.Remove()
 	b.start()
@@ -117,10 +120,7 @@ func TestProgressOfAnAgentRestartedBetweenMarks(t *testing.T) {
 	fault = b.cloud.Inject(cloud.Fault{Service: "s3", Action: "PutObject", Kind: cloud.Error5xx})
 	b.ran("part-001")
 	b.cloudInit("modules-final", true)
-	b.eventually("memory of the verdict", func() bool {
-		m, err := os.ReadFile(filepath.Join(b.root, "var/lib/lecafe/bootstrap.json"))
-		return err == nil && strings.Contains(string(m), `"judged":true`)
-	})
+	b.remembered(`"judged":true`)
 	b.kill()
 	fault.Remove()
 	b.start()
