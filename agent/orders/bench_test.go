@@ -29,6 +29,7 @@ import (
 
 	"github.com/lecafe/lecafe/agent/orders"
 	"github.com/lecafe/lecafe/agent/spool"
+	"github.com/lecafe/lecafe/internal/procstatus"
 )
 
 // sink is an SQS that takes everything at the least cost, so that the sender is
@@ -316,17 +317,12 @@ func post(b *testing.B, socket, path, body string, left *atomic.Int64) {
 	}
 }
 
-// memory reads a figure of /proc/PID/status in MiB.
+// memory is a figure of /proc/PID/status in MiB.
 func memory(b *testing.B, pid int, field string) float64 {
 	b.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	n, err := procstatus.MiB(pid, field)
 	if err != nil {
 		b.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(text), field+":")
-	n, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-	if err != nil {
-		b.Fatal(err)
-	}
-	return n / 1024
+	return n
 }

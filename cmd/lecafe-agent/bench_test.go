@@ -10,12 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/lecafe/lecafe/internal/procstatus"
 	"github.com/lecafe/lecafe/lab/cloud/wire"
 	"github.com/lecafe/lecafe/lab/imds"
 )
@@ -85,7 +85,7 @@ func BenchmarkStartToReport(b *testing.B) {
 		}
 		b.StopTimer()
 		runs++
-		rss = max(rss, memoryMiB(b, cmd.Process.Pid, "VmRSS"))
+		rss = max(rss, memory(b, cmd.Process.Pid, "VmRSS"))
 		if err := cmd.Process.Signal(os.Interrupt); err != nil {
 			b.Fatal(err)
 		}
@@ -160,17 +160,12 @@ func bootedRoot(b *testing.B, endpoint string) string {
 	return root
 }
 
-// memoryMiB reads a figure of /proc/PID/status.
-func memoryMiB(b *testing.B, pid int, field string) float64 {
+// memory is a figure of /proc/PID/status in MiB.
+func memory(b *testing.B, pid int, field string) float64 {
 	b.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	n, err := procstatus.MiB(pid, field)
 	if err != nil {
 		b.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(text), field+":")
-	n, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-	if err != nil {
-		b.Fatal(err)
-	}
-	return n / 1024
+	return n
 }
