@@ -19,33 +19,24 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/cespare/xxhash/v2"
-
-	"github.com/lecafe/lecafe/agent/config/xxh3"
+	"github.com/zeebo/xxh3"
 )
 
 // algorithms make the checksums that S3 may hold of an object, as S3 writes
 // them: XXHash in its canonical byte order, big-endian. The SDK sends those and
 // does not compute them, https://github.com/aws/aws-sdk-go-v2/issues/3404.
 // https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
-var algorithms = map[string]func(data []byte) []byte{
-	"CRC32":     digest(func() hash.Hash { return crc32.NewIEEE() }),
-	"CRC32C":    digest(func() hash.Hash { return crc32.New(crc32.MakeTable(crc32.Castagnoli)) }),
-	"CRC64NVME": digest(func() hash.Hash { return crc64.New(crc64.MakeTable(0x9a6c9329ac4bc9b5)) }), // reflected
-	"MD5":       digest(md5.New),
-	"SHA1":      digest(sha1.New),
-	"SHA256":    digest(sha256.New),
-	"SHA512":    digest(sha512.New),
-	"XXHASH64":  digest(func() hash.Hash { return xxhash.New() }),
-	"XXHASH3":   xxh3.Sum64,
-	"XXHASH128": xxh3.Sum128,
-}
-
-func digest(fresh func() hash.Hash) func([]byte) []byte {
-	return func(data []byte) []byte {
-		h := fresh()
-		h.Write(data)
-		return h.Sum(nil)
-	}
+var algorithms = map[string]func() hash.Hash{
+	"CRC32":     func() hash.Hash { return crc32.NewIEEE() },
+	"CRC32C":    func() hash.Hash { return crc32.New(crc32.MakeTable(crc32.Castagnoli)) },
+	"CRC64NVME": func() hash.Hash { return crc64.New(crc64.MakeTable(0x9a6c9329ac4bc9b5)) }, // reflected
+	"MD5":       md5.New,
+	"SHA1":      sha1.New,
+	"SHA256":    sha256.New,
+	"SHA512":    sha512.New,
+	"XXHASH64":  func() hash.Hash { return xxhash.New() },
+	"XXHASH3":   func() hash.Hash { return xxh3.New() },
+	"XXHASH128": func() hash.Hash { return xxh3.New128() },
 }
 
 // checksum is a checksum as S3 holds it. Of an object that was uploaded in
@@ -75,6 +66,14 @@ func parseChecksum(s string) (checksum, bool) {
 	name, value, ok := strings.Cut(s, ":")
 	name = strings.ToUpper(name)
 	return checksum{name, value}, ok && algorithms[name] != nil && value != ""
+}
+
+func sum(algorithm string, data ...[]byte) []byte {
+	h := algorithms[algorithm]()
+	for _, d := range data {
+		h.Write(d)
+	}
+	return h.Sum(nil)
 }
 
 // held are the checksums of an answer.
@@ -144,7 +143,7 @@ func pinnedChecksum(data []byte, cs []checksum, pin string, not []string) error 
 		return fmt.Errorf("the pinned checksum %q is none", pin)
 	}
 	if want.parts() == 0 {
-		if got := base64.StdEncoding.EncodeToString(algorithms[want.algorithm](data)); got != want.value {
+		if got := base64.StdEncoding.EncodeToString(sum(want.algorithm, data)); got != want.value {
 			return fmt.Errorf("its checksum %s:%s is not the pinned %s; upload the right object or correct checksum", want.algorithm, got, want)
 		}
 		return nil
@@ -167,7 +166,7 @@ func check(data []byte, c checksum, part func(n int) (int64, error)) error {
 		return errors.New("it is of no known form")
 	}
 	if n == 0 {
-		return same(algorithms[c.algorithm](data), c.value)
+		return same(sum(c.algorithm, data), c.value)
 	}
 	if part == nil {
 		return errors.New("it is of parts")
@@ -182,9 +181,9 @@ func check(data []byte, c checksum, part func(n int) (int64, error)) error {
 	if size > 0 && (int64(len(data))+size-1)/size == int64(n) {
 		var sums []byte
 		for off := int64(0); off < int64(len(data)); off += size {
-			sums = append(sums, algorithms[c.algorithm](data[off:min(off+size, int64(len(data)))])...)
+			sums = append(sums, sum(c.algorithm, data[off:min(off+size, int64(len(data)))])...)
 		}
-		if same(algorithms[c.algorithm](sums), want) == nil {
+		if same(sum(c.algorithm, sums), want) == nil {
 			return nil
 		}
 	}
@@ -199,13 +198,13 @@ func check(data []byte, c checksum, part func(n int) (int64, error)) error {
 		if size < 0 || size > int64(len(rest)) {
 			return fmt.Errorf("%w: its parts are longer than its %d bytes", errDamaged, len(data))
 		}
-		sums = append(sums, algorithms[c.algorithm](rest[:size])...)
+		sums = append(sums, sum(c.algorithm, rest[:size])...)
 		rest = rest[size:]
 	}
 	if len(rest) > 0 {
 		return fmt.Errorf("%w: its parts are shorter than its %d bytes", errDamaged, len(data))
 	}
-	return same(algorithms[c.algorithm](sums), want)
+	return same(sum(c.algorithm, sums), want)
 }
 
 func same(got []byte, want string) error {
