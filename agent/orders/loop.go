@@ -3,6 +3,7 @@ package orders
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -50,7 +51,7 @@ func (l *loop) run(ctx, calls context.Context) error {
 		if l.count >= heldOrders || l.bytes >= heldBytes {
 			readable = nil
 		}
-		timer.Reset(l.nextWake(now))
+		timer.Reset(l.nextWake(now, ctx.Err() != nil))
 		done := ctx.Done()
 		if ctx.Err() != nil {
 			done, readable = nil, nil
@@ -130,6 +131,9 @@ func (l *loop) finish(it *item) {
 		l.held[0] = nil
 		l.held = l.held[1:]
 	}
+	if len(l.held) > 2*(l.count+heldOrders) { // one that is stuck must not keep all that came after it
+		l.held = slices.DeleteFunc(l.held, func(it *item) bool { return it.done })
+	}
 	if l.f.state.FIFO {
 		group := it.order.Group
 		if waiting := l.groups[group]; len(waiting) > 0 {
@@ -186,8 +190,12 @@ func (l *loop) dispatch(now time.Time) {
 	}
 }
 
-func (l *loop) nextWake(now time.Time) time.Duration {
+// nextWake is how long nothing is due; a loop that stops sends nothing more.
+func (l *loop) nextWake(now time.Time, stopping bool) time.Duration {
 	d := 5 * time.Second
+	if stopping {
+		return d
+	}
 	at := func(t time.Time) { d = min(d, max(t.Sub(now), 0)) }
 	if len(l.ready) > 0 && l.inFlight < l.limit {
 		if now.Before(l.until) {

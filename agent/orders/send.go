@@ -150,8 +150,8 @@ func entry(o *Order, index int, fifo bool, now time.Time) types.SendMessageBatch
 	}
 	if fifo {
 		e.MessageDeduplicationId = &id
-	} else if left := o.Delay - now.Sub(o.Accepted); o.Delay > 0 && left > 0 {
-		e.DelaySeconds = int32(min((left+time.Second-1)/time.Second, MaxDelay/time.Second))
+	} else if left := min(o.Delay-now.Sub(o.Accepted), o.Delay, MaxDelay); left > 0 { // the clock may have been set back
+		e.DelaySeconds = int32((left + time.Second - 1) / time.Second)
 	}
 	return e
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -28,6 +29,12 @@ const (
 	// DrainBound is how long a stop may go on sending.
 	DrainBound = 20 * time.Second
 	sealBound  = 30 * time.Second
+	// noticeBound is the same when the instance is about to end: a spot notice
+	// comes two minutes ahead, of which sealing takes its part.
+	noticeBound = time.Minute
+	// lockBound is how long another process may have the spool. It is below the
+	// unit's TimeoutStartSec=.
+	lockBound = 60 * time.Second
 )
 
 // Target is where orders go: what the settings and the instance say, found out
@@ -65,6 +72,7 @@ type Service struct {
 	Progress      func(Status)
 	ProgressEvery time.Duration // default 5s
 	DrainBound    time.Duration // default DrainBound; until the target says otherwise
+	NoticeBound   time.Duration // of the same after a notice where that is shorter, default a minute
 	// Extend tells whoever waits for the stop how long it may take.
 	Extend      func(time.Duration)
 	Concurrency int // of the forwarder
@@ -91,7 +99,10 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.DrainBound <= 0 {
 		s.DrainBound = DrainBound
 	}
-	sp, err := spool.Open(spool.Options{Dir: filepath.Join(s.Dir, "spool"), MaxBytes: s.MaxBytes, Log: s.Log})
+	if s.NoticeBound <= 0 {
+		s.NoticeBound = noticeBound
+	}
+	sp, err := s.openSpool(ctx)
 	if err != nil {
 		return err
 	}
@@ -147,7 +158,11 @@ func (s *Service) Run(ctx context.Context) error {
 			s.mu.Lock()
 			s.notice = why
 			s.mu.Unlock()
-			s.drainAndSeal(work, run, true)
+			s.mu.Lock()
+			bound := min(s.DrainBound, s.NoticeBound)
+			s.mu.Unlock()
+			// A stop has more to do than this, and asks for the time for it.
+			s.drainAndSeal(work, ctx.Done(), run, bound, true)
 		case err := <-serveErr:
 			return fmt.Errorf("serve orders: %w", err)
 		case <-ctx.Done():
@@ -159,9 +174,31 @@ func (s *Service) Run(ctx context.Context) error {
 			// systemd's and keeps what comes later for the next start.
 			s.closeIntake(work, srv, busy, serveErr)
 			stopResolving()
-			s.drainAndSeal(work, run, ending)
+			s.drainAndSeal(work, nil, run, s.DrainBound, ending)
 			run.stop()
 			return nil
+		}
+	}
+}
+
+// openSpool waits while another process has the spool open: a replay, or the one
+// that is about to end. Failing at once, each start a few seconds after the one
+// before, would use up the unit's restarts.
+func (s *Service) openSpool(ctx context.Context) (*spool.Spool, error) {
+	began, said := time.Now(), false
+	for {
+		sp, err := spool.Open(spool.Options{Dir: filepath.Join(s.Dir, "spool"), MaxBytes: s.MaxBytes, Log: s.Log})
+		if !errors.Is(err, spool.ErrLocked) || time.Since(began) > lockBound {
+			return sp, err
+		}
+		if !said {
+			said = true
+			s.Log.Warn("orders: waiting for the spool", "error", err)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
 		}
 	}
 }
@@ -253,19 +290,32 @@ func (r *running) stop() {
 
 // drainAndSeal sends what can be sent within the bound. What is left is sealed
 // where a place is set and the machine is about to end; if it is sure to end,
-// the sealed orders are taken out of the spool.
-func (s *Service) drainAndSeal(ctx context.Context, run *running, ending bool) {
+// the sealed orders are taken out of the spool. When enough is closed it ends
+// before there is anything to seal.
+func (s *Service) drainAndSeal(ctx context.Context, enough <-chan struct{}, run *running, drain time.Duration, ending bool) {
 	if run.f == nil {
 		return
 	}
 	if s.Extend != nil {
-		s.Extend(s.DrainBound + sealBound + 10*time.Second)
+		s.Extend(drain + sealBound + 10*time.Second)
 	}
-	bound, cancel := context.WithTimeout(ctx, s.DrainBound)
+	bound, cancel := context.WithTimeout(ctx, drain)
+	go func() {
+		select {
+		case <-enough: // nil is never
+			cancel()
+		case <-bound.Done():
+		}
+	}()
 	err := run.f.Drain(bound)
 	cancel()
 	if err == nil {
 		return
+	}
+	select {
+	case <-enough:
+		return
+	default:
 	}
 	s.Log.Warn("orders: not all could be sent in time", "error", err)
 	if s.target.SealTo == "" || !ending && (s.Stopping == nil || !s.Stopping(ctx)) {
@@ -316,10 +366,10 @@ func (s *Service) resolve(ctx context.Context) (Target, bool) {
 			return Target{}, false
 		}
 		s.mu.Lock()
-		if s.problem != err.Error() {
-			s.Log.Warn("orders: taken, but not sent yet", "error", err)
+		if now := instance.Plain(err); s.problem != now {
+			s.Log.Warn("orders: taken, but not sent yet", "error", now)
+			s.problem = now
 		}
-		s.problem = instance.Plain(err)
 		s.mu.Unlock()
 		select {
 		case <-time.After(backoff(n)):
@@ -401,8 +451,11 @@ func (s *Service) progress(ctx context.Context, in *Intake) {
 // ListenUnix makes the socket where systemd did not. A socket file that an
 // earlier process left is replaced.
 func ListenUnix(path string, mode fs.FileMode) (net.Listener, error) {
-	if c, err := net.Dial("unix", path); err == nil {
+	c, err := net.Dial("unix", path)
+	if err == nil {
 		c.Close()
+	}
+	if err == nil || errors.Is(err, syscall.EAGAIN) { // it is busy
 		return nil, fmt.Errorf("listen on %s: another process answers there: stop it first", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -139,7 +140,7 @@ func (c *Client) post(ctx context.Context, body []byte, n int) ([]string, error)
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" {
+		if errors.As(err, &op) && op.Op == "dial" && !errors.Is(err, syscall.EAGAIN) { // that is a full queue of connections
 			return nil, fmt.Errorf("%w (%w)", ErrNoService, op)
 		}
 		return nil, fmt.Errorf("post orders: %w", err)
