@@ -119,7 +119,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	s, problems := settings.Decode(files...)
 	a.facts.settings, a.facts.problems = s.WithDefaults(), problems
 	if problems != nil {
-		a.log.Error("settings are not valid", "error", problems)
+		a.log.Error("settings are not valid", "error", report.Redact(problems.Error()))
 	}
 	if *a.facts.settings.Report.Console {
 		// A machine without a console has other ways to speak.

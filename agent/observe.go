@@ -21,7 +21,7 @@ import (
 
 // observe follows the boot to its verdict, once in an instance's life.
 func (a *Agent) observe(ctx context.Context) error {
-	obs := &bootstrap.Observer{Root: a.o.Root, Facts: a.factsNow, Changed: a.changed, Now: a.o.Now}
+	obs := &bootstrap.Observer{Root: a.o.Root, Facts: a.factsNow, Changed: a.changed, Now: a.o.Now, Watch: a.watch}
 	if a.systemd != nil {
 		obs.Units = a.units
 		changes, err := a.systemd.Changes(ctx, a.interesting)
@@ -78,6 +78,15 @@ func (a *Agent) observe(ctx context.Context) error {
 	}
 	a.verdict(ctx, j, ev)
 	return nil
+}
+
+// watch is bootstrap.Watch, and says where it does not work.
+func (a *Agent) watch(ctx context.Context, root string) (<-chan struct{}, error) {
+	files, err := bootstrap.Watch(ctx, root)
+	if err != nil {
+		a.log.Warn("files are not watched; they are looked at every second or so", "error", err)
+	}
+	return files, err
 }
 
 // sync1 runs a function once, from one goroutine.
@@ -143,7 +152,7 @@ func (a *Agent) progress(ctx context.Context, j bootstrap.Judgement, ev bootstra
 	a.facts.cloudInit = ev.CloudInit.Ended()
 	advanced := stagesKey(j.Stages) != stagesKey(a.state.Stages)
 	a.state.Stages, a.state.CloudInit = j.Stages, j.Status
-	a.state.Summary = j.Summary
+	a.state.Summary = report.Redact(j.Summary)
 	a.mu.Unlock()
 	if dirty {
 		a.remember()
@@ -202,7 +211,7 @@ func (a *Agent) remember() {
 func (a *Agent) verdict(ctx context.Context, j bootstrap.Judgement, ev bootstrap.Evidence) {
 	a.mu.Lock()
 	r := &report.Report{
-		ID: report.NewID(), Kind: report.KindBootstrap, Verdict: j.Verdict, Summary: j.Summary, Causes: j.Causes, Stages: j.Stages,
+		ID: report.NewID(), Kind: report.KindBootstrap, Verdict: j.Verdict, Summary: report.Redact(j.Summary), Causes: j.Causes, Stages: j.Stages,
 		UserData: report.UserData{SHA256: ev.Payload.SHA256, Size: ev.Payload.Size, Format: ev.Payload.Format},
 		CloudInit: report.CloudInit{
 			Version: ev.CloudInit.Version, Status: j.Status, Datasource: ev.CloudInit.Datasource,

@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -20,9 +21,10 @@ func (Notify) Stopping() error { return send(daemon.SdNotifyStopping) }
 // Alive feeds the watchdog.
 func (Notify) Alive() error { return send(daemon.SdNotifyWatchdog) }
 
-// Status is the line that systemctl status shows.
+// Status is the line that systemctl status shows. Line breaks become spaces: what
+// follows one would be another assignment, as MAINPID=.
 func (Notify) Status(format string, args ...any) error {
-	return send("STATUS=" + fmt.Sprintf(format, args...))
+	return send("STATUS=" + strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " "))
 }
 
 // Extend asks for so much more time to stop in than the unit says.
