@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/middleware"
 )
 
 // Options say how AWS is reached. Empty fields are the defaults.
@@ -68,7 +69,7 @@ func (c skewClient) Do(r *http.Request) (*http.Response, error) {
 }
 
 // Config returns a configuration whose credentials come from meta. They are
-// renewed before they expire. skew may be nil.
+// renewed before they expire, and once AWS has refused them. skew may be nil.
 func Config(o Options, meta *imds.Client, skew *Skew) (aws.Config, error) {
 	client := awshttp.NewBuildableClient().WithDialerOptions(func(d *net.Dialer) { d.Timeout = 5 * time.Second })
 	if o.CABundle != "" {
@@ -94,15 +95,15 @@ func Config(o Options, meta *imds.Client, skew *Skew) (aws.Config, error) {
 		}
 		client = client.WithTransportOptions(func(t *http.Transport) { t.Proxy = http.ProxyURL(u) })
 	}
+	cache := aws.NewCredentialsCache(ec2rolecreds.New(func(e *ec2rolecreds.Options) { e.Client = meta }), func(c *aws.CredentialsCacheOptions) {
+		// New credentials are there at least five minutes before the old ones
+		// expire; the jitter keeps a fleet from asking at once.
+		c.ExpiryWindow = 5 * time.Minute
+		c.ExpiryWindowJitterFrac = 0.5
+	})
 	cfg := aws.Config{
-		Region: o.Region,
-		Credentials: aws.NewCredentialsCache(ec2rolecreds.New(func(e *ec2rolecreds.Options) { e.Client = meta }), func(c *aws.CredentialsCacheOptions) {
-			// New credentials are there at least five minutes before the old
-			// ones expire; the jitter keeps a fleet from asking at once.
-			c.ExpiryWindow = 5 * time.Minute
-			c.ExpiryWindowJitterFrac = 0.5
-		}),
-		HTTPClient: client,
+		Region: o.Region, Credentials: cache, HTTPClient: client,
+		APIOptions: []func(*middleware.Stack) error{forget(cache)},
 	}
 	if skew != nil {
 		cfg.HTTPClient = skewClient{client, skew}
