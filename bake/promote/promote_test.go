@@ -1,6 +1,7 @@
 package promote_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -161,6 +162,26 @@ func TestPromote(t *testing.T) {
 	again, err := promote.Run(t.Context(), s.options())
 	if err != nil || again.Version != 2 || again.RefreshID != "" {
 		t.Errorf("again: %+v, %v", again, err)
+	}
+}
+
+// Ctrl-C while the refresh is being begun: it is rolled back all the same.
+func TestInterruptedAtTheRefreshsBeginning(t *testing.T) {
+	s := newShop(t, "1")
+	s.EC2.Capacity("", "", false) // it gets nowhere
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	s.OnCall(func(c cloud.Call) { // before the answer is read
+		if c.Action == "StartInstanceRefresh" {
+			cancel()
+		}
+	})
+	s.capacityAtRollback()
+	if _, err := promote.Run(ctx, s.options()); !errors.Is(err, promote.ErrRollback) || !errors.Is(err, context.Canceled) {
+		t.Errorf("Run: %v", err)
+	}
+	if def, _ := s.defaults(); def != 1 || s.param() != "" {
+		t.Errorf("default %d, parameter %q", def, s.param())
 	}
 }
 

@@ -60,7 +60,7 @@ func (p *promotion) refresh(ctx context.Context, g *astypes.AutoScalingGroup) er
 		if p.BakeTime > 0 {
 			in.Preferences.BakeTime = aws.Int32(int32(p.BakeTime / time.Second))
 		}
-		out, err := p.groups.StartInstanceRefresh(ctx, in)
+		out, err := p.start(ctx, in)
 		if codeOf(err) == "InstanceRefreshInProgress" { // our own call's lost answer, or somebody was faster
 			if last, err = p.newest(ctx); err == nil && (last == nil || versionOf(last) != version) {
 				err = fmt.Errorf("%w: another instance refresh of %s has begun; wait for its end", ErrRefused, p.Group)
@@ -79,6 +79,18 @@ func (p *promotion) refresh(ctx context.Context, g *astypes.AutoScalingGroup) er
 	}
 	p.before = g
 	return p.follow(ctx)
+}
+
+// start begins a refresh, or not, but leaves no doubt: a call that was cut off
+// may have begun one that nobody rolls back. What ends ctx meanwhile is seen
+// when the refresh is followed.
+func (p *promotion) start(ctx context.Context, in *autoscaling.StartInstanceRefreshInput) (*autoscaling.StartInstanceRefreshOutput, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	whole, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("not done after 1m"))
+	defer cancel()
+	return p.groups.StartInstanceRefresh(whole, in)
 }
 
 func versionOf(r *astypes.InstanceRefresh) string {
