@@ -27,6 +27,9 @@ func commandLine(path string, commands []*cli.Command) {
 			continue
 		}
 		required := required(c.Flags)
+		if lines := examples[path]; len(lines) > 0 {
+			c.Description = strings.TrimPrefix(c.Description+"\n\nFor example:\n  "+strings.Join(lines, "\n  "), "\n\n")
+		}
 		before, flags := c.Before, c.Flags
 		c.Before = func(c *cli.Context) error {
 			for _, f := range required {
@@ -129,9 +132,20 @@ func required(flags []cli.Flag) []string {
 			}
 		case *cli.BoolFlag:
 			f.DisableDefaultText = !f.Value
+		case *cli.DurationFlag:
+			f.Usage, f.DefaultText = defaultOf(f.Usage)
+		case *cli.IntFlag:
+			f.Usage, f.DefaultText = defaultOf(f.Usage)
 		}
 	}
 	return names
+}
+
+// defaultOf takes a default that is told in words out of a usage, so that the
+// zero value is not told beside it.
+func defaultOf(usage string) (rest, text string) {
+	rest, text, _ = strings.Cut(usage, " (default: ")
+	return rest, strings.TrimSuffix(text, ")")
 }
 
 // flagsFirst lets flags stand behind arguments, as in lecafe bake recipe.yaml
