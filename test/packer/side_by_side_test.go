@@ -165,7 +165,10 @@ func answer(t *testing.T, l *lab.Lab) {
 	}()
 }
 
-func succeed(l *lab.Lab, i ec2.InstanceInfo) error {
+func succeed(l *lab.Lab, i ec2.InstanceInfo) error { return result(l, i, report.Success) }
+
+// result PUTs an instance's result.
+func result(l *lab.Lab, i ec2.InstanceInfo, v report.Verdict) error {
 	text := i.UserData
 	if i.Tags[manifest.TagRole] == "canary" {
 		p, err := userdata.Parse(text)
@@ -188,7 +191,7 @@ func succeed(l *lab.Lab, i ec2.InstanceInfo) error {
 		return err
 	}
 	body, err := json.Marshal(manifest.Result{BakeID: m.BakeID, Report: report.Report{
-		Schema: report.Schema, ID: report.NewID(), Kind: report.KindBuild, Verdict: report.Success, Instance: report.Instance{ID: i.InstanceID, BakeID: m.BakeID},
+		Schema: report.Schema, ID: report.NewID(), Kind: report.KindBuild, Verdict: v, Instance: report.Instance{ID: i.InstanceID, BakeID: m.BakeID},
 	}})
 	if err != nil {
 		return err
