@@ -98,6 +98,10 @@ func stackError(err error) error {
 	if errors.Is(err, stack.ErrRequest) {
 		return exitcode.With(exitcode.BadRequest, err)
 	}
+	// CloudFormation passes IAM's code on in an event's text alone.
+	if err != nil && strings.Contains(err.Error(), "EntityAlreadyExists") {
+		return fmt.Errorf("%w; another of that name is there: give the stack's own one with --set RoleName=NAME --set ProfileName=NAME, and start a lab for it with --seed none", err)
+	}
 	return awsError(err)
 }
 

@@ -236,7 +236,7 @@ func newScreen(c *cli.Context) *screen {
 
 // line is one line of NDJSON. Event says which of the others is set.
 type line struct {
-	Event   string         `json:"event"` // change, action, refused, note, or pass for the first and for a changed overall state
+	Event   string         `json:"event"` // change, action, refused or note
 	Change  *fleet.Change  `json:"change,omitempty"`
 	Action  *fleet.Action  `json:"action,omitempty"`
 	Refused *fleet.Refusal `json:"refused,omitempty"`
