@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
 // peers logs who posts, by the kernel's word (SO_PEERCRED): once for each
@@ -18,18 +16,11 @@ type peers struct {
 }
 
 func (p *peers) connContext(ctx context.Context, c net.Conn) context.Context {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
+	g, ok := c.(*guest)
+	if !ok || g.cred.Pid == 0 {
 		return ctx
 	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return ctx
-	}
-	var cred *unix.Ucred
-	if cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); cerr != nil || err != nil {
-		return ctx
-	}
+	cred := g.cred
 	p.mu.Lock()
 	uid, known := p.seen[cred.Pid]
 	if len(p.seen) > 4096 {

@@ -117,8 +117,9 @@ func (s *Service) Run(ctx context.Context) error {
 	busy := &busy{conns: map[net.Conn]bool{}}
 	srv.ConnState = busy.connState
 	serveErr := make(chan error, len(s.Listen))
+	room := &crowd{}
 	for _, l := range s.Listen {
-		go func() { serveErr <- srv.Serve(l) }()
+		go func() { serveErr <- srv.Serve(door{l, room}) }()
 	}
 	var background sync.WaitGroup
 	defer background.Wait()
