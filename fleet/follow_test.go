@@ -241,7 +241,7 @@ func TestMetrics(t *testing.T) {
 	}
 	m.Pass(pass(t, w), time.Second, nil)
 	m.Pass(nil, 0, errors.New("x"))
-	m.Acted([]fleet.Action{{Did: "unhealthy"}}, []fleet.Brake{{}})
+	m.Acted([]fleet.Action{{Did: "unhealthy"}, {Did: "unhealthy", DryRun: true}}, []fleet.Brake{{}})
 	m.Refuse(fleet.Refusal{Name: "m1", Reason: fleet.Forged})
 	m.Refuse(fleet.Refusal{Name: "m1", Reason: fleet.Forged})
 	_, text := get("/metrics")

@@ -74,7 +74,9 @@ func (m *Metrics) Acted(actions []Action, brakes []Brake) {
 		m.actions = map[string]int{}
 	}
 	for _, a := range actions {
-		m.actions[a.Did]++
+		if !a.DryRun {
+			m.actions[a.Did]++
+		}
 	}
 	m.brakes = len(brakes)
 }

@@ -41,15 +41,8 @@ func NewsOf(s *Snapshot, changes []Change, actions []Action, refused []Refusal, 
 	if len(actions) > 0 {
 		n.Brakes = brakes
 	}
-	for _, a := range actions {
-		line := fmt.Sprintf("%s %s: %s", a.InstanceID, a.Did, a.Reason)
-		if a.DryRun {
-			line = "(dry run) " + line
-		}
-		if a.Error != "" {
-			line += " — FAILED: " + a.Error
-		}
-		lines = append(lines, line)
+	for k := range actions {
+		lines = append(lines, actions[k].Line())
 	}
 	for k := range changes {
 		if !worth(&changes[k]) {

@@ -85,6 +85,18 @@ type Action struct {
 	Error       string      `json:"error,omitempty"`
 }
 
+// Line is an action in words.
+func (a *Action) Line() string {
+	s := fmt.Sprintf("%s %s: %s", a.InstanceID, a.Did, a.Reason)
+	if a.DryRun {
+		s = "(dry run) " + s
+	}
+	if a.Error != "" {
+		s += " — FAILED: " + a.Error
+	}
+	return s
+}
+
 // Brake is a fingerprint that nothing is replaced for any more.
 type Brake struct {
 	Fingerprint Fingerprint `json:"fingerprint"`

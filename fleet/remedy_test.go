@@ -204,7 +204,7 @@ func TestDryRunAndNoneDoNothing(t *testing.T) {
 	objects := len(f.objects)
 	w, r := f.remedy(t, serve(t, f), fleet.Unhealthy)
 	r.DryRun = true
-	if actions := act(t, w, r); did(actions, "unhealthy") != 2 || !actions[0].DryRun {
+	if actions := act(t, w, r); did(actions, "unhealthy") != 2 || !actions[0].DryRun || !strings.HasPrefix(actions[0].Line(), "(dry run) "+actions[0].InstanceID) {
 		t.Errorf("dry run: %+v", actions)
 	}
 	r.OnFailure = fleet.None

@@ -191,12 +191,9 @@ func watch(c *cli.Context) error {
 			return watchError(err)
 		}
 		if remedy != nil {
-			actions, err := remedy.Act(c.Context, snap)
-			if err != nil {
+			// What is done stands in the log, on stderr.
+			if _, err := remedy.Act(c.Context, snap); err != nil {
 				return watchError(err)
-			}
-			for _, a := range actions {
-				fmt.Fprintf(c.App.ErrWriter, "%s %s: %s\n", a.InstanceID, a.Did, printable(a.Reason))
 			}
 		}
 		if c.Bool("wait") && !snap.Settled() {

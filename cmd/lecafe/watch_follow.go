@@ -291,7 +291,7 @@ func (s *screen) table(snap *fleet.Snapshot, actions []fleet.Action) {
 		fmt.Fprintf(&b, "and %d more\n", hidden)
 	}
 	for _, a := range s.recent {
-		fmt.Fprintf(&b, "%s %s %s: %s\n", a.At.Format(time.TimeOnly), a.InstanceID, a.Did, printable(a.Reason))
+		fmt.Fprintf(&b, "%s %s\n", a.At.Format(time.TimeOnly), printable(a.Line()))
 	}
 	fmt.Fprintf(&b, "at %s, %d calls\n", snap.At.Format(time.TimeOnly), snap.APICalls)
 	fmt.Fprint(s.out, "\x1b[H\x1b[2J")
