@@ -300,15 +300,15 @@ func (s *Service) drainAndSeal(ctx context.Context, enough <-chan struct{}, run 
 	if s.Extend != nil {
 		s.Extend(drain + sealBound + 10*time.Second)
 	}
-	bound, cancel := context.WithTimeout(ctx, drain)
+	draining, cancel := context.WithTimeout(ctx, drain)
 	go func() {
 		select {
 		case <-enough: // nil is never
 			cancel()
-		case <-bound.Done():
+		case <-draining.Done():
 		}
 	}()
-	err := run.f.Drain(bound)
+	err := run.f.Drain(draining)
 	cancel()
 	if err == nil {
 		return
@@ -323,7 +323,7 @@ func (s *Service) drainAndSeal(ctx context.Context, enough <-chan struct{}, run 
 		return
 	}
 	run.stop()
-	bound, cancel = context.WithTimeout(ctx, sealBound)
+	bound, cancel := context.WithTimeout(ctx, sealBound)
 	defer cancel()
 	n, err := s.seal(bound, ending)
 	if err != nil {

@@ -63,9 +63,9 @@ func TestARefusedAppendLeavesNothing(t *testing.T) {
 // TestALargeAppendThatFailsLeavesNothing is the same for one of several
 // megabytes whose later part the disk does not take.
 func TestALargeAppendThatFailsLeavesNothing(t *testing.T) {
-	for fails := 1; fails < 6; fails++ {
+	for fails := 1; fails < 4; fails++ {
 		d := newDisk(1)
-		s := openDisk(t, d, Options{SegmentBytes: 5 << 20, MaxBytes: 20 << 20})
+		s := openDisk(t, d, Options{SegmentBytes: 2 << 20, MaxBytes: 8 << 20})
 		if _, err := s.Append(t.Context(), []byte("first")); err != nil {
 			t.Fatal(err)
 		}
@@ -73,13 +73,13 @@ func TestALargeAppendThatFailsLeavesNothing(t *testing.T) {
 		d.mu.Lock()
 		d.badSync = fails
 		d.mu.Unlock()
-		_, err := s.Append(t.Context(), make([]byte, 1<<20), make([]byte, 1<<20), make([]byte, 1<<20), make([]byte, 1<<20))
+		_, err := s.Append(t.Context(), make([]byte, 600<<10), make([]byte, 600<<10), make([]byte, 600<<10))
 		got := len(readAll(t, s))
 		switch {
 		case err != nil && got != 0:
 			t.Errorf("sync %d fails: refused (%v), and %d records of it are read", fails, err, got)
-		case err == nil && got != 4:
-			t.Errorf("sync %d fails: accepted, and %d of 4 are read", fails, got)
+		case err == nil && got != 3:
+			t.Errorf("sync %d fails: accepted, and %d of 3 are read", fails, got)
 		}
 		s.Close()
 	}
