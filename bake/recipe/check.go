@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/lecafe/lecafe/internal/strictyaml"
 )
 
 // checker finds what is wrong with decoded values.
@@ -18,7 +20,7 @@ type checker struct {
 // bad reports a problem of field at its place, or at the nearest parent's
 // where the field is not in the file.
 func (c *checker) bad(field, what, fix string) {
-	p := Problem{Field: field, What: what, Fix: fix}
+	p := strictyaml.Problem{Field: field, Message: what, Hint: fix}
 	for at := field; ; {
 		if pl, ok := c.d.places[at]; ok {
 			p.File, p.Line, p.Column = pl.file, pl.line, pl.column
@@ -47,7 +49,7 @@ func (c *checker) bad(field, what, fix string) {
 
 // failed says that field or something in it could not be decoded.
 func (c *checker) failed(field string) bool {
-	return slices.ContainsFunc(c.d.problems, func(p Problem) bool {
+	return slices.ContainsFunc(c.d.problems, func(p strictyaml.Problem) bool {
 		return p.Field == field || strings.HasPrefix(p.Field, field+".") || strings.HasPrefix(p.Field, field+"[")
 	})
 }

@@ -13,7 +13,7 @@ import (
 // each field stands.
 type decoder struct {
 	file     string
-	problems []Problem
+	problems strictyaml.Problems
 	places   map[string]place // field → where it stands
 }
 
@@ -39,13 +39,14 @@ func (d *decoder) value(data []byte, v reflect.Value, field string) bool {
 	var ps strictyaml.Problems
 	if errors.As(err, &ps) {
 		for _, p := range ps {
-			d.add(Problem{File: p.File, Line: p.Line, Column: p.Column, Field: p.Field, Value: shorten(p.Value), What: p.Message, Fix: p.Hint})
+			p.Value = shorten(p.Value)
+			d.add(p)
 		}
 	}
 	return doc.Has(field)
 }
 
-func (d *decoder) add(p Problem) { d.problems = append(d.problems, p) }
+func (d *decoder) add(p strictyaml.Problem) { d.problems = append(d.problems, p) }
 
 // ParseDuration is time.ParseDuration with days: 7d, 1d12h.
 func ParseDuration(s string) (time.Duration, error) { return strictyaml.ParseDuration(s) }

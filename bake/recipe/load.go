@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"time"
+
+	"github.com/lecafe/lecafe/internal/strictyaml"
 )
 
 // maxSize bounds a recipe file; scripts and files stand beside it.
@@ -38,7 +40,7 @@ func Parse(file string, data []byte, overrides ...string) (*Recipe, error) {
 	d.places[""] = place{file: file, line: 1, column: 1}
 	broken := !d.value(data, reflect.ValueOf(r).Elem(), "")
 	if r.Dir = filepath.Dir(file); broken && len(d.problems) == 0 {
-		d.add(Problem{File: file, Line: 1, Column: 1, What: "the recipe is empty", Fix: "see examples/lecafe-app/recipe.yaml"})
+		d.add(strictyaml.Problem{File: file, Line: 1, Column: 1, Message: "the recipe is empty", Hint: "see examples/lecafe-app/recipe.yaml"})
 	}
 	for _, o := range overrides {
 		d.override(o, reflect.ValueOf(r).Elem())

@@ -50,7 +50,7 @@ func TestBrokenRecipes(t *testing.T) {
 				t.Fatalf("Load: %v, want *Invalid", err)
 			}
 			for _, p := range invalid.Problems {
-				if p.File == "" || p.Line == 0 || p.Column == 0 || p.What == "" || p.Fix == "" {
+				if p.File == "" || p.Line == 0 || p.Column == 0 || p.Message == "" || p.Hint == "" {
 					t.Errorf("a problem without its place or without what to do: %+v", p)
 				}
 			}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/lecafe/lecafe/internal/strictyaml"
 )
 
 // override sets one field to a YAML value: "image.tags.team=shop",
@@ -17,12 +19,12 @@ func (d *decoder) override(assignment string, root reflect.Value) {
 	path, text, ok := strings.Cut(assignment, "=")
 	path = strings.TrimSpace(path)
 	if !ok || path == "" {
-		d.add(Problem{File: d.file, Value: shorten(assignment), What: "is not path=value", Fix: "write for instance --set image.tags.team=shop"})
+		d.add(strictyaml.Problem{File: d.file, Value: shorten(assignment), Message: "is not path=value", Hint: "write for instance --set image.tags.team=shop"})
 		return
 	}
 	target, store, why := d.lookup(path, root)
 	if why != "" {
-		d.add(Problem{File: d.file, Field: path, What: why, Fix: "see lecafe recipe schema for the fields"})
+		d.add(strictyaml.Problem{File: d.file, Field: path, Message: why, Hint: "see lecafe recipe schema for the fields"})
 		return
 	}
 	for old := range maps.Keys(d.places) { // what stood below it is replaced

@@ -29,10 +29,10 @@ func (p Problem) Error() string {
 	if p.Field != "" {
 		b.WriteString(p.Field + ": ")
 	}
-	b.WriteString(p.Message)
 	if p.Value != "" {
-		fmt.Fprintf(&b, " (got %s)", strconv.Quote(p.Value))
+		b.WriteString(strconv.Quote(p.Value) + ": ")
 	}
+	b.WriteString(p.Message)
 	if p.Hint != "" {
 		b.WriteString("; " + p.Hint)
 	}

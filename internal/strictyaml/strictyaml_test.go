@@ -64,16 +64,16 @@ func TestDecodeProblems(t *testing.T) {
 		"far key":          {"zzzzzzzz: x", `f.yaml:1:1: zzzzzzzz: unknown key; known here: name, wait, on, size, items, command, extra, inner`},
 		"twice":            {"name: x\nname: y", ""},
 		"type":             {"name: [a]", `f.yaml:1:7: name: must be text, not a list; put it in quotes`},
-		"bool":             {"on: yes please", `f.yaml:1:5: on: must be true or false, not text (got "yes please"); write true or false, without quotes`},
-		"duration":         {"wait: soon", `f.yaml:1:7: wait: is no duration (got "soon"); write it with its unit, as "90s" or "10m"`},
-		"duration, bare":   {"wait: 10", `f.yaml:1:7: wait: is no duration (got "10"); write it with its unit, as "90s" or "10m"`},
-		"list":             {"items: x", `f.yaml:1:8: items: must be a list, not text (got "x"); write [a, b] or one item a line, each behind a dash`},
+		"bool":             {"on: yes please", `f.yaml:1:5: on: "yes please": must be true or false, not text; write true or false, without quotes`},
+		"duration":         {"wait: soon", `f.yaml:1:7: wait: "soon": is no duration; write it with its unit, as "90s" or "10m"`},
+		"duration, bare":   {"wait: 10", `f.yaml:1:7: wait: "10": is no duration; write it with its unit, as "90s" or "10m"`},
+		"list":             {"items: x", `f.yaml:1:8: items: "x": must be a list, not text; write [a, b] or one item a line, each behind a dash`},
 		"nested":           {"items:\n  - url: a\n    kodes: [1]", `f.yaml:3:5: items[0].kodes: unknown key; did you mean "codes"?`},
-		"number":           {"size: 1.5", `f.yaml:1:7: size: must be a whole number, not a number (got "1.5"); write digits, without quotes`},
+		"number":           {"size: 1.5", `f.yaml:1:7: size: "1.5": must be a whole number, not a number; write digits, without quotes`},
 		"not a mapping":    {"- a", `f.yaml:1:1: must be a mapping of keys to values, not a list; one of name, wait, on, size, items, command, extra, inner`},
 		"alias":            {"name: &a x\nextra: {b: *a}", `f.yaml:2:12: extra.b: aliases are not understood; write the value out`},
 		"two documents":    {"name: x\n---\nname: y", `f.yaml:3:1: a second YAML document; use one document a file`},
-		"all at once":      {"nam: x\nwait: soon\n", "f.yaml:1:1: nam: unknown key; did you mean \"name\"?\nf.yaml:2:7: wait: is no duration (got \"soon\"); write it with its unit, as \"90s\" or \"10m\""},
+		"all at once":      {"nam: x\nwait: soon\n", "f.yaml:1:1: nam: unknown key; did you mean \"name\"?\nf.yaml:2:7: wait: \"soon\": is no duration; write it with its unit, as \"90s\" or \"10m\""},
 		"broken":           {"name: 'x\nwait: 1s", ""},
 		"hidden is no key": {"hidden: x", `f.yaml:1:1: hidden: unknown key; known here: name, wait, on, size, items, command, extra, inner`},
 	} {
@@ -139,10 +139,10 @@ func TestRules(t *testing.T) {
 		t.Errorf("places %v", places)
 	}
 	for in, want := range map[string]string{
-		"name: 5":             `f.yaml:1:7: name: must be text, not a number (got "5"); put it in quotes`,
+		"name: 5":             `f.yaml:1:7: name: "5": must be text, not a number; put it in quotes`,
 		"name: *n":            `f.yaml:1:7: name: no anchor of this name before it; define it with & first`,
 		"extra: {<<: {a: b}}": `f.yaml:1:9: extra.<<: merge keys are not understood; write the keys out`,
-		"wait: 7x":            `f.yaml:1:7: wait: is no duration (got "7x"); write it with its unit, as 90s, 10m, 2h or 7d`,
+		"wait: 7x":            `f.yaml:1:7: wait: "7x": is no duration; write it with its unit, as 90s, 10m, 2h or 7d`,
 		"name: a\nname: b":    `f.yaml:2:1: name: given twice; keep one of the two`,
 		"a: &a [*a, *a]":      "",
 		"items: &a [x, *a]":   "",
@@ -154,7 +154,7 @@ func TestRules(t *testing.T) {
 		}
 	}
 	var list []string
-	if _, err := all.DecodeField("--set", []byte("[a, 1]"), "builder.types", reflect.ValueOf(&list).Elem()); err == nil || !strings.Contains(err.Error(), `--set:1:5: builder.types[1]: must be text`) {
+	if _, err := all.DecodeField("--set", []byte("[a, 1]"), "builder.types", reflect.ValueOf(&list).Elem()); err == nil || !strings.Contains(err.Error(), `--set:1:5: builder.types[1]: "1": must be text`) {
 		t.Errorf("DecodeField: %v", err)
 	}
 }

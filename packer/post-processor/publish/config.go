@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/packer-plugin-sdk/template/interpolate"
 
 	"github.com/lecafe/lecafe/bake/recipe"
+	"github.com/lecafe/lecafe/internal/strictyaml"
 	"github.com/lecafe/lecafe/packer/programs"
 )
 
@@ -259,7 +260,7 @@ func timeout(text string) (time.Duration, error) {
 }
 
 // attribute tells a recipe's problem by the block's attribute.
-func attribute(p recipe.Problem) string {
+func attribute(p strictyaml.Problem) string {
 	field := p.Field
 	for from, to := range places {
 		if field == from || strings.HasPrefix(field, from+"[") {
@@ -270,9 +271,9 @@ func attribute(p recipe.Problem) string {
 	if p.Value != "" {
 		text += fmt.Sprintf("%q: ", p.Value)
 	}
-	text += p.What
-	if p.Fix != "" {
-		text += "; " + strings.NewReplacer("relative to the recipe's directory", "relative to where Packer runs: write \"${path.root}/...\"").Replace(p.Fix)
+	text += p.Message
+	if p.Hint != "" {
+		text += "; " + strings.NewReplacer("relative to the recipe's directory", "relative to where Packer runs: write \"${path.root}/...\"").Replace(p.Hint)
 	}
 	return text
 }
