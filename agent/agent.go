@@ -58,6 +58,7 @@ type Agent struct {
 	changed  chan struct{} // wakes the observer
 	advanced chan struct{} // wakes the marks
 	reported chan struct{} // S3 has the bootstrap's report
+	denied   chan struct{} // S3 takes no report from this sender
 	looked   chan struct{} // the observer has looked: progress for the watchdog
 
 	mu       sync.Mutex
@@ -101,7 +102,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		o.Now = bootstrap.Now
 	}
 	a := &Agent{
-		o: o, log: o.Log, systemd: o.Systemd, changed: make(chan struct{}, 1), looked: make(chan struct{}, 1), advanced: make(chan struct{}, 1), reported: make(chan struct{}, 1),
+		o: o, log: o.Log, systemd: o.Systemd, changed: make(chan struct{}, 1), looked: make(chan struct{}, 1), advanced: make(chan struct{}, 1), reported: make(chan struct{}, 1), denied: make(chan struct{}, 1),
 		troubles: map[string]bootstrap.Trouble{}, lastSaid: map[string]string{},
 	}
 	a.facts.started = time.Now()

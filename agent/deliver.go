@@ -23,7 +23,7 @@ import (
 func (a *Agent) awsSinks(cfg aws.Config, s settings.Settings, meta *imds.Client) []sinks.Sink {
 	var out []sinks.Sink
 	if b := s.Report.S3.Bucket; b != "" {
-		out = append(out, sinks.S3{Put: instance.S3(cfg, s.Report.S3.Region).PutObject, Bucket: b, Prefix: s.Report.S3.Prefix, Arrived: a.arrived})
+		out = append(out, sinks.S3{Put: instance.S3(cfg, s.Report.S3.Region).PutObject, Bucket: b, Prefix: s.Report.S3.Prefix, Arrived: a.arrived, Denied: a.senderDenied})
 	}
 	if q := s.Report.SQS.Queue; q != "" {
 		client := sqs.NewFromConfig(cfg)

@@ -292,6 +292,7 @@ func (a *Agent) sender(ctx context.Context, cfg aws.Config, instanceID string) {
 		if err == nil {
 			a.answered()
 			set(sender)
+			go a.senderAgain(ctx, client, set)
 			return
 		}
 		if ctx.Err() != nil {
@@ -301,6 +302,44 @@ func (a *Agent) sender(ctx context.Context, cfg aws.Config, instanceID string) {
 		a.trouble("sender", cause, settled)
 		if !b.next(ctx, 10*time.Second) {
 			return
+		}
+	}
+}
+
+// senderDenied lets the sender be asked for again.
+func (a *Agent) senderDenied() {
+	select {
+	case a.denied <- struct{}{}:
+	default:
+	}
+}
+
+// senderAgain asks STS once more when S3 has refused a report: the instance's
+// role may have been replaced, or IMDS have begun with another.
+func (a *Agent) senderAgain(ctx context.Context, client *sts.Client, set func(string)) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.denied:
+		}
+		c, cancel := context.WithTimeout(ctx, 20*time.Second)
+		sender, err := identity.Sender(c, client)
+		cancel()
+		a.mu.Lock()
+		other := err == nil && sender != a.facts.sender
+		a.mu.Unlock()
+		if other {
+			a.log.Info("the instance has another role", "sender", sender)
+			set(sender)
+		}
+		// A role that is only not allowed to is no reason to ask all the time.
+		t := time.NewTimer(time.Minute)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
 		}
 	}
 }

@@ -307,7 +307,9 @@ func (a *Agent) complete(r *report.Report) bool {
 		r.Instance = a.facts.instance
 		r.Instance.BakeID = a.bakeID()
 	}
-	if r.Sender == "" {
+	// Another role may have taken the first one's place: below that one's prefix
+	// nothing can be put any more. What is another instance's stays that.
+	if r.Sender == "" || a.facts.sender != "" && r.Instance.ID == a.facts.instance.ID {
 		r.Sender = a.facts.sender
 	}
 	r.Agent.Version = version.String()

@@ -21,9 +21,11 @@ func TestObservesWithoutTheKernelsHelp(t *testing.T) {
 		time.AfterFunc(30*time.Second, func() { known.Store(true) })
 		looks := 0
 		o := &bootstrap.Observer{
-			Root:     root,
-			Watch:    func(context.Context, string) (<-chan struct{}, error) { return nil, errors.New("too many open files") },
-			Facts:    func() bootstrap.Facts { return bootstrap.Facts{Payload: bootstrap.Payload{Known: known.Load(), Format: "none"}} },
+			Root:  root,
+			Watch: func(context.Context, string) (<-chan struct{}, error) { return nil, errors.New("too many open files") },
+			Facts: func() bootstrap.Facts {
+				return bootstrap.Facts{Payload: bootstrap.Payload{Known: known.Load(), Format: "none"}}
+			},
 			Now:      func() bootstrap.Clock { return bootstrap.Clock{At: time.Now(), Uptime: time.Since(began)} },
 			Progress: func(bootstrap.Judgement, bootstrap.Evidence) { looks++ },
 		}

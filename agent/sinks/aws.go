@@ -31,6 +31,7 @@ type S3 struct {
 	Put            putObject
 	Bucket, Prefix string
 	Arrived        func(*report.Report) // told of each that is there; may be nil
+	Denied         func()               // told that the role may not put there; may be nil
 }
 
 // Name is NameS3.
@@ -57,6 +58,9 @@ func (s S3) Send(ctx context.Context, r *report.Report) error {
 	case code(err) == "NoSuchBucket":
 		return describe("s3://"+s.Bucket, err, "create the bucket or correct report.s3.bucket")
 	case httpStatus(err) == http.StatusForbidden:
+		if s.Denied != nil {
+			s.Denied()
+		}
 		return describe("s3://"+s.Bucket, err, "allow the role s3:PutObject on "+s.Bucket+"/"+s.Prefix+"/${aws:userid}/*")
 	}
 	return describe("s3://"+s.Bucket, err, "the agent tries again")
