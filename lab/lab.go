@@ -168,6 +168,10 @@ func (l *Lab) Env() []string {
 		"AWS_REGION=" + Region,
 		"AWS_DEFAULT_REGION=" + Region,
 	}
+	if l.opts.TimeScale > 1 {
+		// How long lecafe leaves the cloud in peace is measured by AWS's clock.
+		env = append(env, fmt.Sprintf("LECAFE_POLL=%s", max(time.Duration(float64(2*time.Second)/l.opts.TimeScale), 100*time.Millisecond)))
+	}
 	if l.Stack != "" {
 		env = append(env, "LECAFE_STACK="+l.Stack)
 	}

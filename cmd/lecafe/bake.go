@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -44,8 +45,23 @@ func bakeCommand() *cli.Command {
 			&cli.StringFlag{Name: "staging", Usage: "with --resume on another machine, instead of RECIPE: `s3://BUCKET/PREFIX` of the bake"},
 			&cli.StringFlag{Name: "manifest", Usage: "write the outcome to `FILE` too"},
 			&cli.BoolFlag{Name: "json", Usage: "print the outcome as one JSON object"},
+			pollFlag(),
 		},
 		Action: bakeAction,
+	}
+}
+
+// pollFlag is of commands that wait for EC2.
+func pollFlag() cli.Flag {
+	return &cli.DurationFlag{
+		Name: "poll", Usage: "at least so long between two questions to EC2; a cloud that is faster than AWS, as the lab, may be asked more often",
+		Value: 2 * time.Second, EnvVars: []string{"LECAFE_POLL"},
+		Action: func(_ *cli.Context, d time.Duration) error {
+			if d < 50*time.Millisecond || d > time.Minute {
+				return badRequest("--poll %s: give 50ms to 1m", d)
+			}
+			return nil
+		},
 	}
 }
 
@@ -65,7 +81,7 @@ func bakeAction(c *cli.Context) error {
 		return badRequest("bake takes a recipe; or --resume ID")
 	}
 	opts := bake.Options{
-		Recipe: r, KeepBuilder: c.Bool("keep-builder"), KeepFailed: c.Bool("keep-failed"), Force: c.Bool("force"), StateDir: stateDir(),
+		Recipe: r, KeepBuilder: c.Bool("keep-builder"), KeepFailed: c.Bool("keep-failed"), Force: c.Bool("force"), StateDir: stateDir(), Poll: c.Duration("poll"),
 	}
 	if r != nil {
 		opts.Programs, err = bake.FindPrograms(bake.Programs{Agent: c.String("agent"), Builder: c.String("builder")}, r.Architecture)

@@ -223,7 +223,7 @@ func chosen(c *cli.Context, all []drill.Case) ([]drill.Case, error) {
 
 func (g *drillGround) bakeAndRun(c *cli.Context, r *recipe.Recipe, programs bake.Programs, cases []drill.Case) ([]drill.Result, error) {
 	show := newDisplay(c.App.ErrWriter)
-	out, err := bake.Run(c.Context, bake.Options{Config: g.cfg, Recipe: r, Programs: programs, Report: show.event})
+	out, err := bake.Run(c.Context, bake.Options{Config: g.cfg, Recipe: r, Programs: programs, Report: show.event, Poll: 100 * time.Millisecond})
 	show.close()
 	if err != nil {
 		showStep(c, err)

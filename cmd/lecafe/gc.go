@@ -28,6 +28,7 @@ func gcCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "set", Usage: "override a field of the recipes: `PATH=VALUE`"},
 			&cli.BoolFlag{Name: "yes", Usage: "remove it"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON"},
+			pollFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			staging, regions := c.StringSlice("staging"), c.StringSlice("region")
@@ -58,7 +59,7 @@ func gcCommand() *cli.Command {
 				regions = append(copies, cfg.Region)
 			}
 			show := newDisplay(c.App.ErrWriter)
-			found, err := bake.GC(c.Context, bake.GCOptions{Config: cfg, Regions: regions, Staging: staging, Remove: c.Bool("yes"), StateDir: stateDir(), Report: show.event})
+			found, err := bake.GC(c.Context, bake.GCOptions{Config: cfg, Regions: regions, Staging: staging, Remove: c.Bool("yes"), StateDir: stateDir(), Poll: c.Duration("poll"), Report: show.event})
 			show.close()
 			if c.Bool("json") {
 				if found == nil {
