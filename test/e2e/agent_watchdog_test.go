@@ -2,7 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
-	"strconv"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -17,10 +17,10 @@ import (
 
 // watchdogSeconds is WatchdogSec= of these tests' image: far below the time
 // after which the agent looks at a boot in which nothing happens.
-const watchdogSeconds = 3
+const watchdogSeconds = 5
 
-const watchdogDropIn = `mkdir -p /etc/systemd/system/lecafe-agent.service.d
-printf '[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\nRestartSec=100ms\n' > /etc/systemd/system/lecafe-agent.service.d/watchdog.conf`
+var watchdogDropIn = fmt.Sprintf(`mkdir -p /etc/systemd/system/lecafe-agent.service.d
+printf '[Service]\nWatchdogSec=%d\nTimeoutAbortSec=1\nRestartSec=100ms\n' > /etc/systemd/system/lecafe-agent.service.d/watchdog.conf`, watchdogSeconds)
 
 // waitsFor is user data that goes on when somebody writes to /run/go-on, as
 // goOn does, and fails if it is told to.
@@ -53,42 +53,31 @@ func (b *agentBench) agentShows(id, property string) string {
 // has ended it and started another.
 func (b *agentBench) stall(id string) {
 	b.t.Helper()
-	before, restarts := b.agentShows(id, "MainPID"), b.agentShows(id, "NRestarts")
+	timeouts := func() int {
+		return strings.Count(b.sh(id, "journalctl -b --no-pager -u lecafe-agent.service"), "Watchdog timeout")
+	}
+	before, n := b.agentShows(id, "MainPID"), timeouts()
 	b.sh(id, "kill -STOP "+before)
-	b.eventually(id, "stopped process", func() bool {
-		return strings.TrimSpace(b.sh(id, "awk '/^State:/ {print $2}' /proc/"+before+"/status")) == "T"
-	})
-	n, err := strconv.Atoi(restarts)
-	if err != nil {
-		b.t.Fatal(err)
-	}
 	b.eventually(id, "restart by the watchdog", func() bool {
-		return b.agentShows(id, "NRestarts") == strconv.Itoa(n+1) && b.agentShows(id, "ActiveState") == "active"
+		now := b.agentShows(id, "MainPID")
+		return now != before && now != "0" && b.agentShows(id, "ActiveState") == "active"
 	})
-	if after := b.agentShows(id, "MainPID"); after == before {
-		b.t.Errorf("process %s goes on", after)
-	}
-	if log := b.sh(id, "journalctl -b --no-pager -u lecafe-agent.service"); strings.Count(log, "Watchdog timeout") != n+1 {
-		b.t.Errorf("the journal tells %d watchdog timeouts, want %d:\n%s", strings.Count(log, "Watchdog timeout"), n+1, log)
+	if timeouts() == n {
+		b.t.Errorf("the agent was restarted, and not by the watchdog\n%s", b.trouble(id))
 	}
 }
 
-// lives waits until the agent has fed its watchdog for longer than twice its
-// interval, and expects that it did so without being restarted.
+// lives waits until one process of the agent has fed its watchdog for longer
+// than twice the interval.
 func (b *agentBench) lives(id string) {
 	b.t.Helper()
-	restarts := b.agentShows(id, "NRestarts")
-	b.eventually(id, "watchdog that is fed", func() bool {
-		fed, err1 := strconv.Atoi(b.agentShows(id, "WatchdogTimestampMonotonic"))
-		since, err2 := strconv.Atoi(b.agentShows(id, "ActiveEnterTimestampMonotonic"))
-		if err1 != nil || err2 != nil {
-			b.t.Fatal(err1, err2)
+	b.eventually(id, "agent that lives", func() bool {
+		var since, fed int
+		if _, err := fmt.Sscan(b.agentShows(id, "ActiveEnterTimestampMonotonic")+" "+b.agentShows(id, "WatchdogTimestampMonotonic"), &since, &fed); err != nil {
+			b.t.Fatal(err)
 		}
 		return fed-since > 2*watchdogSeconds*1e6 // µs
 	})
-	if now := b.agentShows(id, "NRestarts"); now != restarts {
-		b.t.Errorf("%s restarts of an agent in good health, want %s\n%s", now, restarts, b.trouble(id))
-	}
 }
 
 // reported expects one report in S3, that many new messages of it in SQS and one
@@ -181,13 +170,15 @@ func TestAgentsWatchdog(t *testing.T) {
 			t.Fatal(err)
 		}
 
-		// Before the verdict, more than once; what comes after is judged.
+		// Before the verdict: what comes after is judged.
 		for word, want := range map[string]report.Verdict{"well": report.Success, "badly": report.Failure} {
 			id := b.boot("ami-agent", waitsFor)
 			b.waiting(id)
 			b.stall(id)
-			b.lives(id)
-			b.stall(id)
+			if want == report.Success { // once more, and long in between
+				b.lives(id)
+				b.stall(id)
+			}
 			var keys []string
 			boots.Eventually(t, "mark of the stage, and nothing else, in S3", func() bool {
 				keys = b.objects(id)
@@ -215,7 +206,6 @@ func TestAgentsWatchdog(t *testing.T) {
 		b.told(id, `"event":"verdict"`, `"verdict":"success"`)
 		b.eventually(id, "refused report", func() bool { return away.Hits() > 0 })
 		b.stall(id)
-		b.lives(id)
 		away.Remove()
 		b.reported(id, report.Success, 1)
 	})
