@@ -208,7 +208,7 @@ func (s *Spec) Check() error {
 		say("image %q: want an AMI ID (ami-...) or resolve:ssm:PARAMETER", s.ImageID)
 	}
 	if n := len(s.UserData); n > MaxUserData {
-		say("user data is %d bytes, EC2 takes at most %d: move the rest into the image or to S3", n, MaxUserData)
+		say("user data is %d bytes, EC2 takes at most %d: move the rest into the image, or to S3 with lecafe userdata pack", n, MaxUserData)
 	}
 	for _, g := range s.SecurityGroups {
 		if !strings.HasPrefix(g, "sg-") {
@@ -220,7 +220,7 @@ func (s *Spec) Check() error {
 		case strings.HasPrefix(strings.ToLower(k), "aws:"):
 			say("tag %q: the prefix aws: is reserved", k)
 		case !s.NoMetadataTags && (!metadataTag.MatchString(k) || k == "." || k == ".." || k == "_index"):
-			say("tag %q: with tags in instance metadata a launch fails on this key; rename it, or leave tags out of the metadata", k)
+			say("tag %q: with tags in instance metadata a launch fails on this key; rename it, or leave tags out of the metadata (--metadata-tags=false)", k)
 		}
 	}
 	if len(bad) == 0 {

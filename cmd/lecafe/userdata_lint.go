@@ -136,7 +136,7 @@ func refuseErrors(w io.Writer, file string, payload []byte, ignore []string) err
 		fmt.Fprintln(w, findingText(f))
 	}
 	if errors > 0 {
-		return badRequest("%d errors in the user data; correct them, or name rules to leave out with --ignore", errors)
+		return badRequest("errors in the user data: %d; correct them, or name rules to leave out with --ignore", errors)
 	}
 	return nil
 }
