@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -81,7 +80,7 @@ func bakeAction(c *cli.Context) error {
 		return badRequest("bake takes a recipe; or --resume ID")
 	}
 	opts := bake.Options{
-		Recipe: r, KeepBuilder: c.Bool("keep-builder"), KeepFailed: c.Bool("keep-failed"), Force: c.Bool("force"), StateDir: stateDir(), Poll: c.Duration("poll"),
+		Recipe: r, KeepBuilder: c.Bool("keep-builder"), KeepFailed: c.Bool("keep-failed"), Force: c.Bool("force"), StateDir: bake.DefaultStateDir(), Poll: c.Duration("poll"),
 	}
 	if r != nil {
 		opts.Programs, err = bake.FindPrograms(bake.Programs{Agent: c.String("agent"), Builder: c.String("builder")}, r.Architecture)
@@ -192,18 +191,6 @@ func printOutcome(c *cli.Context, out *bake.Outcome) error {
 		fmt.Fprintf(c.App.Writer, "%s in %s\n", id, region)
 	}
 	return nil
-}
-
-// stateDir is where copies of journals are kept; empty where there is no home.
-func stateDir() string {
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "lecafe", "bakes")
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return ""
-	}
-	return filepath.Join(home, ".local", "state", "lecafe", "bakes")
 }
 
 // gitCommit returns the commit of the work tree that dir is in, 12 digits.

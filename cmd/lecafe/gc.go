@@ -59,7 +59,7 @@ func gcCommand() *cli.Command {
 				regions = append(copies, cfg.Region)
 			}
 			show := newDisplay(c.App.ErrWriter)
-			found, err := bake.GC(c.Context, bake.GCOptions{Config: cfg, Regions: regions, Staging: staging, Remove: c.Bool("yes"), StateDir: stateDir(), Poll: c.Duration("poll"), Report: show.event})
+			found, err := bake.GC(c.Context, bake.GCOptions{Config: cfg, Regions: regions, Staging: staging, Remove: c.Bool("yes"), StateDir: bake.DefaultStateDir(), Poll: c.Duration("poll"), Report: show.event})
 			show.close()
 			if c.Bool("json") {
 				if found == nil {
