@@ -176,10 +176,10 @@ func TestWrongCommandLinesChangeNothing(t *testing.T) {
 		args []string
 		want string
 	}{
-		{append(orders, "--queue", "my queue"), "command line: orders.queue: is no queue name"},
+		{append(orders, "--queue", "my queue"), "command line: orders.queue: \"my queue\": is no queue name"},
 		{append(orders, "--seal-to", "bucket"), "orders.seal_to"},
-		{append(orders, "--max-bytes", "-1"), "orders.max_bytes: is too small"},
-		{append(orders, "--drain", "1h"), "orders.drain: is out of bounds"},
+		{append(orders, "--max-bytes", "-1"), "orders.max_bytes: \"-1\": is too small"},
+		{append(orders, "--drain", "1h"), "orders.drain: \"1h0m0s\": is out of bounds"},
 		{append(orders, "--region", "here"), "aws.region"},
 		{append(orders, "--endpoint-url", "localhost"), "aws.endpoint_url"},
 		{append(orders, "--concurrency", "0"), "--concurrency 0: want at least 1"},
