@@ -25,8 +25,9 @@ type Instance struct {
 	NoIMDS   bool   // the settings files are all there is
 	Metadata string // endpoint of IMDS, empty on an instance
 
-	once   sync.Once
-	client *imds.Client
+	once    sync.Once
+	client  *imds.Client
+	payload *[]byte // user data, once it was read: it changes only while the instance is off
 }
 
 // errNoQueue says what to do where no queue is set.
@@ -72,7 +73,8 @@ func (i *Instance) apply(s settings.Settings) settings.Settings {
 	return s.WithDefaults()
 }
 
-// Resolve is Service.Resolve.
+// Resolve is Service.Resolve, for one caller at a time. Where no queue is set it
+// is called for ever, and asks IMDS for user data once.
 func (i *Instance) Resolve(ctx context.Context) (Target, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -82,11 +84,14 @@ func (i *Instance) Resolve(ctx context.Context) (Target, error) {
 	}
 	// Files that only root may read are as good as none: user data may do.
 	if !i.NoIMDS {
-		payload, err := identity.UserData(ctx, i.metadata())
-		if err != nil {
-			return Target{}, err
+		if i.payload == nil {
+			data, err := identity.UserData(ctx, i.metadata())
+			if err != nil {
+				return Target{}, err
+			}
+			i.payload = &data
 		}
-		src, ok, err := settings.SourceFromUserData(payload)
+		src, ok, err := settings.SourceFromUserData(*i.payload)
 		if err == nil && ok {
 			files = append(files, src)
 		}

@@ -157,3 +157,24 @@ func TestLimitsFollowTheSettings(t *testing.T) {
 		})
 	}
 }
+
+// An instance without a queue asks for one for as long as it runs: of its
+// files. IMDS has said what it has to say.
+func TestUserDataIsAskedForOnce(t *testing.T) {
+	t.Parallel()
+	c := cloudtest.New(t, cloud.Options{})
+	in, m := onInstance(t, c, "", settings.Settings{})
+	if _, err := in.Resolve(t.Context()); err == nil {
+		t.Fatal("a queue was found")
+	}
+	m.SetFaults(func(f *imds.Faults) { f.Down = true })
+	if _, err := in.Resolve(t.Context()); err == nil || !strings.Contains(err.Error(), "orders.queue") {
+		t.Errorf("the second time: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(in.Root, settings.Path), []byte("aws: {region: us-east-1}\norders: {queue: added}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if target, err := in.Resolve(t.Context()); err != nil || target.Queue != "added" {
+		t.Errorf("queue %q, %v", target.Queue, err)
+	}
+}
