@@ -224,6 +224,11 @@ func (p *promotion) group(ctx context.Context) (*astypes.AutoScalingGroup, error
 	if p.LaunchTemplate != aws.ToString(spec.LaunchTemplateId) && p.LaunchTemplate != aws.ToString(spec.LaunchTemplateName) {
 		return nil, fmt.Errorf("%w: group %s launches from %s, not from %s", ErrRefused, p.Group, cmp.Or(aws.ToString(spec.LaunchTemplateName), aws.ToString(spec.LaunchTemplateId)), p.LaunchTemplate)
 	}
+	for _, process := range g.SuspendedProcesses {
+		if name := aws.ToString(process.ProcessName); name == "Launch" || name == "Terminate" {
+			return nil, fmt.Errorf("%w: the process %s of group %s is suspended, no instance would be replaced; resume it first", ErrRefused, name, p.Group)
+		}
+	}
 	version := cmp.Or(aws.ToString(spec.Version), "$Default")
 	if _, err := strconv.Atoi(version); err == nil {
 		p.res.From = version

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
 	astypes "github.com/aws/aws-sdk-go-v2/service/autoscaling/types"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
 // ended are the statuses after which a refresh does nothing any more.
@@ -33,7 +35,7 @@ func (p *promotion) refresh(ctx context.Context, g *astypes.AutoScalingGroup) er
 		return err
 	}
 	switch {
-	case last != nil && !ended(last.Status) && versionOf(last) == version && last.Status != astypes.InstanceRefreshStatusRollbackInProgress:
+	case last != nil && !ended(last.Status) && leadsTo(last, g, version) && last.Status != astypes.InstanceRefreshStatusRollbackInProgress:
 		p.res.RefreshID = aws.ToString(last.InstanceRefreshId)
 		p.say("following instance refresh %s, which is under way", p.res.RefreshID)
 	case last != nil && !ended(last.Status):
@@ -62,7 +64,7 @@ func (p *promotion) refresh(ctx context.Context, g *astypes.AutoScalingGroup) er
 		}
 		out, err := p.start(ctx, in)
 		if codeOf(err) == "InstanceRefreshInProgress" { // our own call's lost answer, or somebody was faster
-			if last, err = p.newest(ctx); err == nil && (last == nil || versionOf(last) != version) {
+			if last, err = p.newest(ctx); err == nil && (last == nil || !leadsTo(last, g, version)) {
 				err = fmt.Errorf("%w: another instance refresh of %s has begun; wait for its end", ErrRefused, p.Group)
 			}
 			if err != nil {
@@ -93,17 +95,19 @@ func (p *promotion) start(ctx context.Context, in *autoscaling.StartInstanceRefr
 	return p.groups.StartInstanceRefresh(whole, in)
 }
 
-func versionOf(r *astypes.InstanceRefresh) string {
+// leadsTo says that a refresh takes the group to the version of its own
+// template: another template may have a version of the same number.
+func leadsTo(r *astypes.InstanceRefresh, g *astypes.AutoScalingGroup, version string) bool {
 	d := r.DesiredConfiguration
-	switch {
-	case d == nil:
-		return ""
-	case d.LaunchTemplate != nil:
-		return aws.ToString(d.LaunchTemplate.Version)
-	case d.MixedInstancesPolicy != nil && d.MixedInstancesPolicy.LaunchTemplate != nil && d.MixedInstancesPolicy.LaunchTemplate.LaunchTemplateSpecification != nil:
-		return aws.ToString(d.MixedInstancesPolicy.LaunchTemplate.LaunchTemplateSpecification.Version)
+	if d == nil {
+		return false
 	}
-	return ""
+	to, own := templateOf(&astypes.AutoScalingGroup{LaunchTemplate: d.LaunchTemplate, MixedInstancesPolicy: d.MixedInstancesPolicy}), templateOf(g)
+	if to == nil || aws.ToString(to.Version) != version {
+		return false
+	}
+	return to.LaunchTemplateId != nil && aws.ToString(to.LaunchTemplateId) == aws.ToString(own.LaunchTemplateId) ||
+		to.LaunchTemplateName != nil && aws.ToString(to.LaunchTemplateName) == aws.ToString(own.LaunchTemplateName)
 }
 
 func (p *promotion) newest(ctx context.Context) (*astypes.InstanceRefresh, error) {
@@ -190,9 +194,16 @@ func (p *promotion) proveCurrent(ctx context.Context, g *astypes.AutoScalingGrou
 	}
 }
 
+// passing says that a call which failed is worth another try. ResourceContention
+// is Auto Scaling's word for a change of the group that has not settled yet.
+// https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_RollbackInstanceRefresh.html
 func passing(err error) bool {
+	var re *smithyhttp.ResponseError
+	if errors.As(err, &re) && (re.HTTPStatusCode() >= 500 || re.HTTPStatusCode() == http.StatusTooManyRequests) {
+		return true
+	}
 	switch codeOf(err) {
-	case "", "Throttling", "ThrottlingException", "RequestLimitExceeded", "InternalFailure", "ServiceUnavailable":
+	case "", "Throttling", "ThrottlingException", "RequestLimitExceeded", "ResourceContention", "ScalingActivityInProgress":
 		return true
 	}
 	return false
@@ -207,6 +218,18 @@ func (p *promotion) goBack(ctx context.Context) error {
 	}
 	in.DesiredConfiguration.LaunchTemplate, in.DesiredConfiguration.MixedInstancesPolicy = desired(p.before, p.res.From)
 	out, err := p.groups.StartInstanceRefresh(ctx, in)
+	if codeOf(err) == "InstanceRefreshInProgress" { // our own call's lost answer, or somebody was faster
+		last, newestErr := p.newest(ctx)
+		switch {
+		case newestErr != nil:
+			return newestErr
+		case last != nil && !ended(last.Status) && leadsTo(last, p.before, p.res.From):
+			p.res.BackID = aws.ToString(last.InstanceRefreshId)
+			return nil
+		case last != nil:
+			return fmt.Errorf("take group %s back to version %s: instance refresh %s, which somebody else has begun, is %s; wait for its end: %w", p.Group, p.res.From, aws.ToString(last.InstanceRefreshId), last.Status, err)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("take group %s back to version %s: %w", p.Group, p.res.From, err)
 	}
@@ -243,17 +266,27 @@ const rollbackTimeout = 30 * time.Minute
 func (p *promotion) rollBack(ctx context.Context, cause error) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), rollbackTimeout, fmt.Errorf("the rollback has not ended after %s", rollbackTimeout))
 	defer cancel()
-	err := rollback(ctx, p.groups, p.Group)
-	if code := codeOf(err); strings.HasPrefix(code, "ActiveInstanceRefreshNotFound") && p.Prove != nil {
-		err = p.goBack(ctx)
-	}
-	if err != nil {
-		return errors.Join(cause, err)
+	for {
+		err := p.takeBack(ctx)
+		if err == nil {
+			break
+		}
+		if !passing(err) || ctx.Err() != nil {
+			return errors.Join(cause, err)
+		}
+		p.say("%v; trying again", err)
+		select {
+		case <-ctx.Done():
+			return errors.Join(cause, err)
+		case <-time.After(p.Poll):
+		}
 	}
 	p.say("rolling the instance refresh back: %v", cause)
 	for {
 		r, err := p.describe(ctx)
 		switch {
+		case err != nil && !passing(err):
+			return errors.Join(cause, err)
 		case err != nil || !ended(r.Status):
 		case p.res.BackID != "" && r.Status == astypes.InstanceRefreshStatusSuccessful:
 			return fmt.Errorf("%w: %w: by another refresh to version %s", cause, ErrRollback, p.res.From)
@@ -266,6 +299,34 @@ func (p *promotion) rollBack(ctx context.Context, cause error) error {
 		case <-time.After(p.Poll):
 		}
 	}
+}
+
+// takeBack rolls the promotion's own refresh back, or takes a group that it has
+// changed back by another. Auto Scaling rolls back whichever refresh is under
+// way: once ours has ended, that is somebody else's.
+func (p *promotion) takeBack(ctx context.Context) error {
+	r, err := p.describe(ctx)
+	switch {
+	case err != nil:
+		return err
+	case r.Status == astypes.InstanceRefreshStatusRollbackInProgress:
+		return nil
+	case !ended(r.Status):
+		err = rollback(ctx, p.groups, p.Group)
+		if !strings.HasPrefix(codeOf(err), "ActiveInstanceRefreshNotFound") {
+			return err
+		}
+		if r, err = p.describe(ctx); err != nil { // it has just ended
+			return err
+		}
+	}
+	switch {
+	case r.Status != astypes.InstanceRefreshStatusSuccessful:
+		return nil // follows as it is
+	case p.Prove != nil:
+		return p.goBack(ctx)
+	}
+	return fmt.Errorf("the instance refresh %s had ended well by then, the group runs version %d: promote again to go on, or go back with lecafe images rollback", p.res.RefreshID, p.res.Version)
 }
 
 func rollback(ctx context.Context, api groupAPI, group string) error {
