@@ -475,6 +475,23 @@ func denied(err error) bool {
 	return code == "UnauthorizedOperation" || strings.HasPrefix(code, "AccessDenied")
 }
 
+// passing says that a call which failed is worth making again: throttled, or no
+// answer, or one that blames the service.
+func passing(err error) bool {
+	if err == nil {
+		return false
+	}
+	var status interface{ HTTPStatusCode() int }
+	if errors.As(err, &status) && (status.HTTPStatusCode() == 0 || status.HTTPStatusCode() == 429 || status.HTTPStatusCode() >= 500 && status.HTTPStatusCode() != 501) {
+		return true
+	}
+	switch apiCode(err) {
+	case "Throttling", "ThrottlingException", "RequestLimitExceeded", "ResourceContention":
+		return true
+	}
+	return false
+}
+
 // unsupported recognises an emulator that has no such call.
 func unsupported(err error) bool {
 	switch apiCode(err) {

@@ -120,6 +120,7 @@ type Remedy struct {
 	Now       func() time.Time
 
 	done      map[string]bool // instances that need nothing more from this process
+	reported  map[string]bool // instances that a report was seen of
 	specimens map[string]bool
 	braked    map[string]*Brake
 	hooks     map[string]string // group → its launching hook
@@ -136,6 +137,11 @@ type marker struct {
 // between claim and call. The calls themselves are safe to repeat.
 const claimFor = 5 * time.Minute
 
+// staleAfter is how long after its launch the silence of an instance says
+// something of its boot. Reports expire, by the bucket's lifecycle rule: one
+// that has run for longer than that may have come up well.
+const staleAfter = 24 * time.Hour
+
 // Act does what is to be done about the snapshot's failures, and returns it.
 // Errors of single actions are in the actions; the error returned is of S3.
 func (r *Remedy) Act(ctx context.Context, snap *Snapshot) ([]Action, error) {
@@ -143,16 +149,23 @@ func (r *Remedy) Act(ctx context.Context, snap *Snapshot) ([]Action, error) {
 		return nil, nil
 	}
 	if r.done == nil {
+		r.reported = map[string]bool{}
 		r.done, r.specimens, r.braked, r.hooks = map[string]bool{}, map[string]bool{}, map[string]*Brake{}, map[string]string{}
 	}
 	var actions []Action
 	for n := range snap.Instances {
 		s := &snap.Instances[n]
+		if s.Report != "" {
+			r.reported[s.ID] = true
+		}
 		if s.Verdict != Failure && s.Verdict != Silent {
 			continue // never on pending, degraded or what is gone
 		}
 		if s.gone() || strings.HasPrefix(s.LifecycleState, "Terminating") || s.LifecycleState == "Detached" || s.LifecycleState == "Detaching" {
 			continue
+		}
+		if s.State == "stopped" || s.State == "stopping" {
+			continue // by somebody, or for a warm pool: it fails at nothing
 		}
 		a, err := r.one(ctx, s)
 		if err != nil {
@@ -261,13 +274,17 @@ func (r *Remedy) one(ctx context.Context, s *Standing) (*Action, error) {
 		r.braked[a.Fingerprint.hash()].Specimen = s.ID
 		a.Did = "specimen"
 		a.Reason = fmt.Sprintf("BRAKE: %d instances failed the same way (%s), nothing more is replaced, this one is kept for study; %s", len(failed), a.Fingerprint, a.Reason)
-		callErr = r.keep(ctx, s)
-		r.specimens[s.ID] = true
+		if callErr = r.keep(ctx, s); !passing(callErr) {
+			r.specimens[s.ID] = true
+		}
 	default:
 		callErr = r.act(ctx, s)
 	}
 	if callErr != nil {
 		a.Error = callErr.Error()
+	}
+	if passing(callErr) {
+		return a, nil // the claim runs out, and the call is made again
 	}
 	m.Action, m.Acted = *a, true
 	if _, err := r.put(ctx, key, m, etag); err != nil && !errors.Is(err, errTaken) {
@@ -285,6 +302,10 @@ func (r *Remedy) cannot(s *Standing) string {
 		return "its region is not watched"
 	case s.Cause != nil && s.Cause.Code == CodeElsewhere:
 		return "it may be well: its reports go to another place"
+	case s.Verdict == Silent && r.reported[s.ID]:
+		return "it has reported: its report is gone from the bucket since"
+	case s.Verdict == Silent && r.now().Sub(s.LaunchedAt) > staleAfter:
+		return "it was launched " + s.LaunchedAt.Format(time.RFC3339) + ": its report may have expired since"
 	case r.OnFailure == Terminate:
 		return ""
 	case s.Group == "":

@@ -11,8 +11,10 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/lecafe/lecafe/agent/report"
@@ -34,6 +36,7 @@ type Store interface {
 type Reports struct {
 	Bucket, Prefix string
 	api            Store
+	skew           time.Duration // that S3's clock is ahead of this machine's
 }
 
 // NewReports returns the reports at uri, s3://bucket/prefix. Without a prefix it
@@ -71,6 +74,9 @@ func (r *Reports) List(ctx context.Context, sender string) iter.Seq2[Object, err
 			if err != nil {
 				yield(Object{}, fmt.Errorf("list reports in %s: %w", r.URI(r.Prefix), err))
 				return
+			}
+			if skew, ok := awsmiddleware.GetAttemptSkew(out.ResultMetadata); ok {
+				r.skew = skew
 			}
 			for _, o := range out.Contents {
 				obj := Object{Name: aws.ToString(o.Key), ModifiedAt: aws.ToTime(o.LastModified), Size: aws.ToInt64(o.Size)}

@@ -116,8 +116,17 @@ func (w *Watcher) now() time.Time {
 	if w.Now != nil {
 		return w.Now().UTC()
 	}
-	return time.Now().UTC()
+	now := time.Now().UTC()
+	// Launch times are by AWS's clock. An answer says it to the second.
+	if skew := w.Reports.skew; skew.Abs() > tolerableSkew {
+		w.note(fmt.Sprintf("this machine's clock is %s off AWS's, whose is used", skew.Abs().Round(time.Second)))
+		return now.Add(skew)
+	}
+	return now
 }
+
+// tolerableSkew of this machine's clock changes no verdict by more than a poll.
+const tolerableSkew = 5 * time.Second
 
 func (w *Watcher) note(s string) {
 	w.notesMu.Lock()
