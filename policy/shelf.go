@@ -85,7 +85,8 @@ func looking(w Where, parameters []string) []Statement {
 func Prune(w Where, parameters []string) Document {
 	return document(append(looking(w, parameters),
 		Statement{Sid: "DisableBakedImages", Action: []string{"ec2:CreateTags", "ec2:DeregisterImage", "ec2:DisableImage"}, Resource: []string{w.ec2("image/*")}, Condition: tagged()},
-		Statement{Sid: "DeleteBakedSnapshots", Action: []string{"ec2:DeleteSnapshot"}, Resource: []string{w.ec2("snapshot/*")}, Condition: tagged()})...)
+		Statement{Sid: "LookForSnapshots", Action: []string{"ec2:DescribeSnapshots"}, Resource: []string{"*"}},
+		Statement{Sid: "DeleteBakedSnapshots", Action: []string{"ec2:CreateTags", "ec2:DeleteSnapshot"}, Resource: []string{w.ec2("snapshot/*")}, Condition: tagged()})...)
 }
 
 // Collecting says where `lecafe gc` looks.

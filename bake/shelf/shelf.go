@@ -158,15 +158,11 @@ func (s *shelf) uses(ctx context.Context, images []*Image) error {
 		return err
 	}
 	for _, name := range s.Parameters {
-		out, err := s.ssm.GetParameter(ctx, &ssm.GetParameterInput{Name: &name})
-		var ae smithy.APIError
-		if errors.As(err, &ae) && ae.ErrorCode() == "ParameterNotFound" {
-			continue
-		}
+		image, err := s.parameter(ctx, name)
 		if err != nil {
-			return fmt.Errorf("read SSM parameter %s: %w", name, err)
+			return err
 		}
-		use(aws.ToString(out.Parameter.Value), "SSM parameter %s", name)
+		use(image, "SSM parameter %s", name)
 	}
 	for _, i := range images {
 		if i.State == "disabled" {
@@ -181,6 +177,18 @@ func (s *shelf) uses(ctx context.Context, images []*Image) error {
 		}
 	}
 	return nil
+}
+
+// parameter reads an SSM parameter; empty where there is none.
+func (s *shelf) parameter(ctx context.Context, name string) (string, error) {
+	out, err := s.ssm.GetParameter(ctx, &ssm.GetParameterInput{Name: &name})
+	if code := codeOf(err); code == "ParameterNotFound" || code == "ParameterVersionNotFound" {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read SSM parameter %s: %w", name, err)
+	}
+	return aws.ToString(out.Parameter.Value), nil
 }
 
 func (s *shelf) templateUses(ctx context.Context, use func(image, format string, args ...any)) error {
@@ -209,10 +217,12 @@ func (s *shelf) templateUses(ctx context.Context, use func(image, format string,
 			if m := g.MixedInstancesPolicy; m != nil && m.LaunchTemplate != nil {
 				if t := m.LaunchTemplate.LaunchTemplateSpecification; t != nil {
 					want(t.LaunchTemplateId, aws.ToString(t.Version), name)
+					want(t.LaunchTemplateName, aws.ToString(t.Version), name)
 				}
 				for _, o := range m.LaunchTemplate.Overrides {
 					if t := o.LaunchTemplateSpecification; t != nil {
 						want(t.LaunchTemplateId, aws.ToString(t.Version), name)
+						want(t.LaunchTemplateName, aws.ToString(t.Version), name)
 					}
 				}
 			}
@@ -248,7 +258,14 @@ func (s *shelf) templateUses(ctx context.Context, use func(image, format string,
 					default:
 						continue
 					}
-					use(aws.ToString(v.LaunchTemplateData.ImageId), "version %s of launch template %s (%s)", number, aws.ToString(t.LaunchTemplateName), why)
+					image := aws.ToString(v.LaunchTemplateData.ImageId)
+					if name, ok := strings.CutPrefix(image, "resolve:ssm:"); ok {
+						if image, err = s.parameter(ctx, name); err != nil {
+							return fmt.Errorf("version %s of launch template %s has its image there: %w", number, aws.ToString(t.LaunchTemplateName), err)
+						}
+						why += ", by SSM parameter " + name
+					}
+					use(image, "version %s of launch template %s (%s)", number, aws.ToString(t.LaunchTemplateName), why)
 				}
 			}
 		}
@@ -318,6 +335,9 @@ func Prune(ctx context.Context, o PruneOptions) ([]*Action, error) {
 		return out, nil
 	}
 	var errs []error
+	if o.Recipe == "" { // else an image of another recipe may have them
+		errs = append(errs, s.orphans(ctx, images))
+	}
 	for _, a := range out {
 		var err error
 		switch a.Do {
@@ -349,16 +369,64 @@ func (s *shelf) disable(ctx context.Context, i *Image) error {
 	return nil
 }
 
+// statePruned marks snapshots of an image that is being deleted. Once the image
+// is gone nothing else names them.
+const statePruned = "pruned"
+
+// delete removes an image and its snapshots. Cut off in between, the next prune
+// finds the snapshots by their mark.
 func (s *shelf) delete(ctx context.Context, i *Image) error {
-	if _, err := s.ec2.DeregisterImage(ctx, &ec2.DeregisterImageInput{ImageId: &i.ID}); err != nil {
-		return fmt.Errorf("deregister image %s: %w", i.ID, err)
-	}
-	for _, id := range i.Snapshots {
-		if _, err := s.ec2.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: &id}); err != nil {
-			return fmt.Errorf("delete snapshot %s of %s: %w", id, i.ID, err)
+	if len(i.Snapshots) > 0 {
+		_, err := s.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: i.Snapshots, Tags: []types.Tag{{Key: aws.String(manifest.TagState), Value: aws.String(statePruned)}}})
+		if err != nil && codeOf(err) != "InvalidSnapshot.NotFound" {
+			return fmt.Errorf("tag snapshots of %s: %w", i.ID, err)
 		}
 	}
-	return nil
+	_, err := s.ec2.DeregisterImage(ctx, &ec2.DeregisterImageInput{ImageId: &i.ID})
+	if code := codeOf(err); err != nil && code != "InvalidAMIID.NotFound" && code != "InvalidAMIID.Unavailable" {
+		return fmt.Errorf("deregister image %s: %w", i.ID, err)
+	}
+	return s.deleteSnapshots(ctx, i.Snapshots)
+}
+
+func (s *shelf) deleteSnapshots(ctx context.Context, ids []string) error {
+	var errs []error
+	for _, id := range ids {
+		_, err := s.ec2.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: &id})
+		if err != nil && codeOf(err) != "InvalidSnapshot.NotFound" {
+			errs = append(errs, fmt.Errorf("delete snapshot %s, whose image is gone: %w; prune again", id, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// orphans deletes the snapshots that an earlier prune marked and did not delete.
+func (s *shelf) orphans(ctx context.Context, images []*Image) error {
+	var ids []string
+	pages := ec2.NewDescribeSnapshotsPaginator(s.ec2, &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: []types.Filter{
+		{Name: aws.String("tag-key"), Values: []string{manifest.TagBake}}, {Name: aws.String("tag:" + manifest.TagState), Values: []string{statePruned}},
+	}})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return fmt.Errorf("look for snapshots without an image: %w", err)
+		}
+		for _, snap := range page.Snapshots {
+			id := aws.ToString(snap.SnapshotId)
+			if !slices.ContainsFunc(images, func(i *Image) bool { return slices.Contains(i.Snapshots, id) }) {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return s.deleteSnapshots(ctx, ids)
+}
+
+func codeOf(err error) string {
+	var ae smithy.APIError
+	if errors.As(err, &ae) {
+		return ae.ErrorCode()
+	}
+	return ""
 }
 
 // ErrNoneBefore says that there is nothing to go back to.
