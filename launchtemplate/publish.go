@@ -100,7 +100,7 @@ func Publish(ctx context.Context, api API, s Spec) (Version, error) {
 		}
 	}
 
-	data := &types.RequestLaunchTemplateData{}
+	data, source := &types.RequestLaunchTemplateData{}, ""
 	if s.Source != "" {
 		src, err := describe(ctx, api, s.Name, s.Source)
 		if err != nil {
@@ -109,6 +109,7 @@ func Publish(ctx context.Context, api API, s Spec) (Version, error) {
 		if err := convert(src.LaunchTemplateData, data); err != nil {
 			return Version{}, err
 		}
+		source = fmt.Sprint(aws.ToInt64(src.VersionNumber)) // $Default may be another by the time of the call
 	}
 	s.apply(data)
 
@@ -130,10 +131,10 @@ func Publish(ctx context.Context, api API, s Spec) (Version, error) {
 			ClientToken:        aws.String(token(data, aws.ToString(latest.LaunchTemplateId), fmt.Sprint(v.Number))),
 			LaunchTemplateData: data,
 		}
-		if s.Source != "" {
+		if source != "" {
 			// The data is complete already (moto and LocalStack do not merge);
 			// the source carries over what this SDK does not know yet.
-			in.SourceVersion = aws.String(s.Source)
+			in.SourceVersion = &source
 		}
 		out, err := api.CreateLaunchTemplateVersion(ctx, in)
 		if err != nil {
