@@ -106,9 +106,9 @@ func (e *resumable) Error() string {
 }
 func (e *resumable) Unwrap() error { return e.err }
 
-// margin is added to the builder's timeout for the image to be made, before
-// gc may take a bake that still has an owner.
-const margin = 6 * time.Hour
+// margin is added to the builder's timeout for the image to be made, proved and
+// copied, before gc may take a bake that still has an owner.
+const margin = stopTimeout + 2*imageTimeout + 4*time.Hour
 
 func (b *bake) expires() time.Time {
 	b.store.mu.Lock()
@@ -166,7 +166,7 @@ func Run(ctx context.Context, o Options) (*Outcome, error) {
 
 // begin opens the journal of a new bake.
 func (b *bake) begin(ctx context.Context, created time.Time, f facts) error {
-	b.store = &store{s3: b.s3, bucket: b.recipe.Staging.Bucket, base: path.Join(b.recipe.Staging.Prefix, b.id), local: localJournal(b.opts.StateDir, b.id), now: b.now}
+	b.store = &store{s3: b.s3, bucket: b.recipe.Staging.Bucket, base: path.Join(b.recipe.Staging.Prefix, b.id), local: localJournal(b.opts.StateDir, b.id), now: b.now, warn: b.warn}
 	return b.store.update(ctx, func(j *journal) {
 		*j = journal{
 			Schema: journalSchema, BakeID: b.id, Recipe: b.recipe.Name, Region: b.cfg.Region, Staging: b.staging(), Status: StatusRunning, Owner: newOwner(),

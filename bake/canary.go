@@ -85,7 +85,7 @@ func (b *bake) dropCanary(ctx context.Context) error {
 	var old []string
 	for _, r := range out.Reservations {
 		for _, i := range r.Instances {
-			if i.State == nil || i.State.Name != types.InstanceStateNameTerminated {
+			if b.made(&i) && (i.State == nil || i.State.Name != types.InstanceStateNameTerminated) {
 				old = append(old, aws.ToString(i.InstanceId))
 			}
 		}
@@ -136,6 +136,7 @@ func (b *bake) bootCanary(ctx context.Context) error {
 		MinCount: aws.Int32(1), MaxCount: aws.Int32(1), ClientToken: &token, ImageId: &known.Image, LaunchTemplate: template,
 		UserData:                          aws.String(base64.StdEncoding.EncodeToString(payload)),
 		InstanceInitiatedShutdownBehavior: types.ShutdownBehaviorTerminate,
+		DisableApiTermination:             aws.Bool(false), // the template may protect production's
 		TagSpecifications:                 []types.TagSpecification{tagSpec(types.ResourceTypeInstance, tags), tagSpec(types.ResourceTypeVolume, tags)},
 	}
 	if k.InstanceType != "" {

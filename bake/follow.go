@@ -189,7 +189,10 @@ func (b *bake) said(ctx context.Context, sub string) (map[string]string, error) 
 // a result.
 func (b *bake) lives(ctx context.Context, instance string, deadline time.Time) (types.InstanceStateName, error) {
 	i, err := b.describeInstance(ctx, instance)
-	if isCode(err, "InvalidInstanceID.NotFound") {
+	if isCode(err, "InvalidInstanceID.NotFound") || err == nil && i == nil {
+		if b.now().After(deadline) { // EC2 forgets an instance an hour after its end
+			return "", fmt.Errorf("%s is not known to EC2 any more, and its deadline, %s, has passed", instance, deadline.Format(time.RFC3339))
+		}
 		return "", nil // not visible yet
 	}
 	if err != nil || i == nil || i.State == nil {

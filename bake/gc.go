@@ -64,8 +64,13 @@ func GC(ctx context.Context, o GCOptions) ([]*Garbage, error) {
 	var errs []error
 	for _, id := range slices.Sorted(maps.Keys(found)) {
 		g, err := judge(ctx, template, found[id])
-		if err != nil {
+		if err != nil && ctx.Err() != nil {
 			return nil, o.explain(fmt.Errorf("%s: %w", id, err))
+		}
+		if err != nil { // one that cannot be read, or is forged, does not keep the others
+			out = append(out, &Garbage{BakeID: id, Recipe: found[id].recipe, Expires: found[id].expires, Why: "it could not be looked at", Things: []string{"resources tagged with this bake"}, Error: err.Error()})
+			errs = append(errs, fmt.Errorf("%s: %w", id, err))
+			continue
 		}
 		if len(g.Things) == 0 {
 			continue
@@ -112,7 +117,7 @@ func judge(ctx context.Context, o Options, t *trace) (*Garbage, error) {
 	)
 	now := b.now()
 	err := b.inBucketsRegion(func() (err error) { j, etag, err = readJournal(ctx, b.s3, bucket, key); return err })
-	b.store = &store{s3: b.s3, bucket: bucket, base: path.Dir(key), local: localJournal(o.StateDir, t.id), now: b.now}
+	b.store = &store{s3: b.s3, bucket: bucket, base: path.Dir(key), local: localJournal(o.StateDir, t.id), now: b.now, warn: b.warn}
 	switch cause := errors.Unwrap(err); {
 	case err == nil:
 		b.store.j, b.store.etag = *j, etag
@@ -123,7 +128,7 @@ func judge(ctx context.Context, o Options, t *trace) (*Garbage, error) {
 		switch {
 		case now.After(j.Expires):
 			g.Take, g.Why = true, "it has expired"
-		case j.dead(now):
+		case j.dead(now, o.Now == nil):
 			g.Take, g.Why = true, "nobody drives it any more"
 		default:
 			g.Why = fmt.Sprintf("it is being driven, last seen %s ago", now.Sub(j.Beat).Round(time.Second))
@@ -192,6 +197,11 @@ func (l leftovers) things(here, home, bucket string, committed bool) []string {
 
 // lastMade is when the bake last began to make something.
 func (g *Garbage) lastMade() time.Time {
+	if g.bake.store.etag == "" {
+		// It may have ended this moment, and EC2 not show yet that its image is
+		// done.
+		return g.bake.now()
+	}
 	var at time.Time
 	for _, c := range g.bake.store.j.Calls {
 		if slices.Contains([]string{"RunInstances", "CreateImage", "CopyImage", "CreateSecurityGroup", "CreateLaunchTemplate"}, c.Action) {
@@ -217,7 +227,9 @@ func (g *Garbage) remove(ctx context.Context) error {
 		}
 		return b.removeLeftovers(ctx, g.left)
 	}
-	if err := b.crown(ctx); err != nil {
+	if err := b.crown(ctx); isCode(err, "InvalidAMIID.NotFound", "InvalidAMIID.Unavailable", "InvalidSnapshot.NotFound") {
+		b.warn("%s: somebody has removed its image since: %v", b.id, err)
+	} else if err != nil {
 		return err
 	}
 	l := g.left

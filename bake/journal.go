@@ -2,6 +2,7 @@ package bake
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/lecafe/lecafe/internal/atomicfile"
@@ -53,6 +55,8 @@ type journal struct {
 	Serial  int       `json:"serial"`
 	Facts   facts     `json:"facts"`
 	Calls   []callLog `json:"calls"` // the newest last, at most maxCalls
+
+	age *time.Duration // since it was written, by S3's clock alone; nil: not known
 }
 
 // facts is what a bake knows about itself. Zero fields are not known yet.
@@ -146,13 +150,18 @@ func startOf(pid int) string {
 	return fields[19]
 }
 
-// dead says that nobody drives the bake any more.
-func (j *journal) dead(now time.Time) bool {
+// dead says that nobody drives the bake any more. The owner's clock and this
+// machine's may differ by more than the lease: where now is this machine's (clock),
+// S3's clock must agree.
+func (j *journal) dead(now time.Time, clock bool) bool {
 	o := j.Owner
 	if o.Host != "" && o.Host == thisHost() {
 		if err := syscall.Kill(o.PID, 0); errors.Is(err, syscall.ESRCH) || startOf(o.PID) != o.Start {
 			return true
 		}
+	}
+	if clock && j.age != nil && *j.age >= 0 && *j.age <= leaseTime {
+		return false
 	}
 	return now.Sub(j.Beat) > leaseTime
 }
@@ -186,8 +195,10 @@ type store struct {
 	base   string // PREFIX/BAKE-ID, without trailing slash
 	local  string // file of the copy; empty: none
 	now    func() time.Time
+	warn   func(format string, args ...any)
 
 	mu   sync.Mutex
+	told bool // that there is no copy
 	j    journal
 	etag string // of the journal in S3
 }
@@ -217,26 +228,45 @@ func (s *store) update(ctx context.Context, f func(*journal)) error {
 	} else {
 		in.IfMatch = &s.etag
 	}
-	out, err := s.s3.PutObject(ctx, in)
-	if isCode(err, "PreconditionFailed", "ConditionalRequestConflict") || isCode(err, "NoSuchKey") {
+	for wait := 100 * time.Millisecond; ; wait *= 2 {
+		in.Body = bytes.NewReader(data)
+		out, err := s.s3.PutObject(ctx, in)
+		if err == nil {
+			s.etag = aws.ToString(out.ETag)
+			break
+		}
+		if !isCode(err, "PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey") {
+			return fmt.Errorf("write journal %s: %w", s.Location(), err)
+		}
 		// The SDK repeats a call whose answer was lost: then it is our own
 		// writing that is in the way.
 		there, etag, readErr := readJournal(ctx, s.s3, s.bucket, s.key(journalName))
-		if readErr != nil || there.Owner.ID != s.j.Owner.ID || there.Serial != s.j.Serial {
+		if readErr == nil && there.Owner.ID == s.j.Owner.ID && there.Serial == s.j.Serial {
+			s.etag = etag
+			break
+		}
+		// A conflict is between two writings under way, and the other may be
+		// our own again. As long as what is there is what was, nobody has won.
+		// https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+		same := readErr == nil && etag == s.etag || s.etag == "" && isCode(readErr, "NoSuchKey")
+		if !isCode(err, "ConditionalRequestConflict") || !same || wait > 3*time.Second {
 			return fmt.Errorf("write journal %s: %w", s.Location(), ErrTakenOver)
 		}
-		s.etag, err = etag, nil
-	} else if err == nil {
-		s.etag = aws.ToString(out.ETag)
-	}
-	if err != nil {
-		return fmt.Errorf("write journal %s: %w", s.Location(), err)
-	}
-	if s.local != "" {
-		if err := os.MkdirAll(filepath.Dir(s.local), 0o700); err != nil {
-			return fmt.Errorf("keep journal: %w", err)
+		if err := realSleep(ctx, wait); err != nil {
+			return fmt.Errorf("write journal %s: %w", s.Location(), err)
 		}
-		return atomicfile.WriteFile(s.local, data, 0o600)
+	}
+	if s.local == "" {
+		return nil
+	}
+	// The copy only helps gc to find the journal: a full disk ends no bake.
+	err = os.MkdirAll(filepath.Dir(s.local), 0o700)
+	if err == nil {
+		err = atomicfile.WriteFile(s.local, data, 0o600)
+	}
+	if err != nil && !s.told && s.warn != nil {
+		s.told = true
+		s.warn("no copy of the journal is kept here: %v; lecafe gc finds the bake by its tags and its staging", err)
 	}
 	return nil
 }
@@ -320,7 +350,10 @@ func readJournal(ctx context.Context, api s3API, bucket, key string) (*journal, 
 	}
 	var j journal
 	if err := json.Unmarshal(data, &j); err != nil || j.Schema != journalSchema {
-		return nil, "", fmt.Errorf("s3://%s/%s is no journal of %s: %w", bucket, key, journalSchema, errors.Join(err))
+		return nil, "", fmt.Errorf("s3://%s/%s: %w", bucket, key, cmp.Or(err, errors.New("it is no journal of "+journalSchema)))
+	}
+	if served, ok := awsmiddleware.GetServerTime(out.ResultMetadata); ok && out.LastModified != nil {
+		j.age = aws.Duration(served.Sub(*out.LastModified))
 	}
 	return &j, aws.ToString(out.ETag), nil
 }

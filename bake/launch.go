@@ -56,7 +56,13 @@ func (b *bake) network(ctx context.Context) error {
 	switch {
 	case isCode(err, "InvalidGroup.Duplicate"):
 		// The answer to our own call was lost.
-		err = b.pace.until(ctx, func() (done bool, err error) { id, err = find(); return id != "", err })
+		began := b.now()
+		err = b.pace.until(ctx, func() (done bool, err error) {
+			if id, err = find(); err == nil && id == "" {
+				err = b.tooLate(began, "a security group of this name and bake")
+			}
+			return id != "", err
+		})
 	case isCode(err, "VPCIdNotSpecified"):
 		return fmt.Errorf("create security group %s: there is no default VPC in %s; set builder.subnets in the recipe: %w", name, b.cfg.Region, err)
 	case err == nil:
@@ -184,8 +190,13 @@ func (b *bake) launchOne(ctx context.Context, instanceType, subnet string, userD
 	if isCode(err, "IdempotentParameterMismatch") {
 		// The token was used by this bake before, with URLs signed earlier:
 		// the instance exists, or soon shows.
-		id := ""
-		err := b.pace.until(ctx, func() (done bool, err error) { id, err = find(); return id != "", err })
+		id, began := "", b.now()
+		err := b.pace.until(ctx, func() (done bool, err error) {
+			if id, err = find(); err == nil && id == "" {
+				err = b.tooLate(began, "the builder that client token "+token+" was used for")
+			}
+			return id != "", err
+		})
 		return id, err
 	}
 	if err != nil {

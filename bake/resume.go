@@ -41,7 +41,7 @@ func Resume(ctx context.Context, o Options, id, staging string) (*Outcome, error
 	if err != nil {
 		return nil, err
 	}
-	b.store = &store{s3: b.s3, bucket: bucket, base: path.Join(prefix, id), local: localJournal(o.StateDir, id), now: b.now}
+	b.store = &store{s3: b.s3, bucket: bucket, base: path.Join(prefix, id), local: localJournal(o.StateDir, id), now: b.now, warn: b.warn}
 	if err := b.takeOver(ctx); err != nil {
 		return nil, b.explain(err)
 	}
@@ -105,7 +105,7 @@ func (b *bake) takeOver(ctx context.Context) error {
 	if j.Region != b.cfg.Region {
 		return fmt.Errorf("%s is in %s, not %s; use --region", b.id, j.Region, b.cfg.Region)
 	}
-	if now := b.now(); !j.dead(now) {
+	if now := b.now(); !j.dead(now, b.opts.Now == nil) {
 		return fmt.Errorf("%s: %w (process %d, last seen %s ago); wait until it has ended", b.id, ErrAlive, j.Owner.PID, now.Sub(j.Beat).Round(1e9))
 	}
 	b.store.j, b.store.etag = *j, etag
@@ -153,7 +153,7 @@ func (b *bake) reconcile(ctx context.Context) error {
 	}
 	for _, r := range out.Reservations {
 		for _, i := range r.Instances {
-			if i.State != nil && i.State.Name != types.InstanceStateNameTerminated && i.State.Name != types.InstanceStateNameShuttingDown {
+			if b.made(&i) && i.State != nil && i.State.Name != types.InstanceStateNameTerminated && i.State.Name != types.InstanceStateNameShuttingDown {
 				b.store.learn(func(f *facts) { f.Instance = aws.ToString(i.InstanceId) })
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -34,6 +35,12 @@ func (b *bake) finish(ctx context.Context, keepBuilder bool) error {
 		errs = append(errs, b.deleteTemplate(ctx, known.Template))
 	}
 	errs = append(errs, b.terminate(ctx, instances))
+	if !keepBuilder {
+		// An image or a launch template may say that a volume outlives its
+		// instance.
+		volumes, err := b.volumesLeft(ctx)
+		errs = append(errs, err, b.deleteVolumes(ctx, volumes))
+	}
 	errs = append(errs, b.unstage(ctx))
 	if known.Group != "" && !keepBuilder {
 		errs = append(errs, b.deleteGroup(ctx, known.Group))
@@ -89,9 +96,13 @@ func (b *bake) terminate(ctx context.Context, ids []string) error {
 
 func (b *bake) deleteGroup(ctx context.Context, id string) error {
 	b.store.note("DeleteSecurityGroup", id)
+	began := b.now()
 	// The interface of a terminated instance goes a moment after it.
 	err := b.pace.until(ctx, func() (bool, error) {
 		_, err := b.ec2.DeleteSecurityGroup(ctx, &ec2.DeleteSecurityGroupInput{GroupId: &id})
+		if isCode(err, "DependencyViolation", "InvalidGroup.InUse") && b.now().Sub(began) > undoTimeout {
+			return false, fmt.Errorf("something that the bake did not make uses it: %w", err)
+		}
 		if isCode(err, "DependencyViolation", "InvalidGroup.InUse") {
 			return false, nil
 		}
@@ -203,6 +214,10 @@ func (b *bake) leftovers(ctx context.Context, known facts) (leftovers, error) {
 		for _, r := range instances.Reservations {
 			for _, i := range r.Instances {
 				id := aws.ToString(i.InstanceId)
+				if !b.made(&i) {
+					b.warn("%s carries the tags of %s, but another launched it: it is left alone", id, b.id)
+					continue
+				}
 				if i.State != nil && i.State.Name == types.InstanceStateNameTerminated {
 					gone[id] = true
 					continue
@@ -249,19 +264,45 @@ func (b *bake) leftovers(ctx context.Context, known facts) (leftovers, error) {
 	if known.Image != "" && !slices.Contains(l.Kept, known.Image) {
 		l.Images[b.cfg.Region] = uniq(append(l.Images[b.cfg.Region], known.Image))
 	}
-	volumes, err := b.ec2.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{Filters: mine})
+	l.Volumes, err = b.volumesLeft(ctx)
 	errs = append(errs, err)
-	if err == nil {
-		for _, v := range volumes.Volumes {
-			if v.State == types.VolumeStateAvailable { // others go with their instance
-				l.Volumes = append(l.Volumes, aws.ToString(v.VolumeId))
-			}
-		}
-	}
 	l.Objects, err = listObjects(ctx, b.s3, b.store.bucket, b.store.key("")+"/")
 	errs = append(errs, err)
 	l.Instances, l.Groups, l.Templates = uniq(l.Instances), uniq(l.Groups), uniq(l.Templates)
 	return l, errors.Join(errs...)
+}
+
+// made says whether this bake launched an instance: its tags may be a copy, as
+// of the console's "launch more like this". The client token is the bake's own.
+func (b *bake) made(i *types.Instance) bool {
+	token := aws.ToString(i.ClientToken)
+	return token == "" || strings.HasPrefix(token, b.id+"-")
+}
+
+// volumesLeft are the bake's volumes that no instance has.
+func (b *bake) volumesLeft(ctx context.Context) ([]string, error) {
+	out, err := b.ec2.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{Filters: byTag(tagBake, b.id)})
+	if err != nil {
+		return nil, fmt.Errorf("look for volumes: %w", err)
+	}
+	var ids []string
+	for _, v := range out.Volumes {
+		if v.State == types.VolumeStateAvailable { // others go with their instance
+			ids = append(ids, aws.ToString(v.VolumeId))
+		}
+	}
+	return ids, nil
+}
+
+func (b *bake) deleteVolumes(ctx context.Context, ids []string) error {
+	var errs []error
+	for _, id := range ids {
+		_, err := b.ec2.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: &id})
+		if err = ignore(err, "InvalidVolume.NotFound"); err != nil {
+			errs = append(errs, fmt.Errorf("delete volume %s: %w", id, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func uniq(s []string) []string {
@@ -318,13 +359,7 @@ func (b *bake) removeLeftovers(ctx context.Context, l leftovers) error {
 	for _, id := range l.Groups {
 		errs = append(errs, b.deleteGroup(ctx, id))
 	}
-	for _, id := range l.Volumes {
-		_, err := b.ec2.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: &id})
-		if err = ignore(err, "InvalidVolume.NotFound"); err != nil {
-			errs = append(errs, fmt.Errorf("delete volume %s: %w", id, err))
-		}
-	}
-	errs = append(errs, b.unstage(ctx))
+	errs = append(errs, b.deleteVolumes(ctx, l.Volumes), b.unstage(ctx))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
