@@ -66,7 +66,7 @@ func TestStoppedInstancesAreLeftAlone(t *testing.T) {
 	}
 }
 
-// A call that was throttled is made again, once the claim on the instance has
+// A call that AWS puts off is made again, once the claim on the instance has
 // run out; one that AWS refused is not.
 func TestThrottledRemedyIsMadeAgain(t *testing.T) {
 	f := newFakeAWS()
@@ -77,8 +77,8 @@ func TestThrottledRemedyIsMadeAgain(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost && failing.Load() {
 			if err := r.ParseForm(); err == nil && r.PostForm.Get("Action") == "TerminateInstances" {
-				w.WriteHeader(http.StatusServiceUnavailable)
-				_, _ = w.Write([]byte(`<Response><Errors><Error><Code>RequestLimitExceeded</Code><Message>slower</Message></Error></Errors></Response>`))
+				w.WriteHeader(http.StatusBadRequest) // which the SDK does not repeat
+				_, _ = w.Write([]byte(`<Response><Errors><Error><Code>ResourceContention</Code><Message>a pending update</Message></Error></Errors></Response>`))
 				return
 			}
 			r.Body = io.NopCloser(strings.NewReader(r.PostForm.Encode()))

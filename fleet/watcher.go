@@ -287,6 +287,7 @@ func (w *Watcher) readDetails(ctx context.Context, standings []Standing, budget 
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	left := 0
+	lost := map[string]error{}
 	for n := range standings {
 		s := &standings[n]
 		if s.Report == "" || s.Verdict == Success {
@@ -312,6 +313,10 @@ func (w *Watcher) readDetails(ctx context.Context, standings []Standing, budget 
 				doubted = true
 				return nil
 			}
+			if unreadable(err) {
+				lost[s.Report] = err
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -322,10 +327,25 @@ func (w *Watcher) readDetails(ctx context.Context, standings []Standing, budget 
 	if err := g.Wait(); err != nil {
 		return read, false, err
 	}
+	for name, err := range lost {
+		if len(w.details) == 0 && len(w.disbelief) == 0 {
+			return read, false, err // none can be read: that is the watcher's own trouble
+		}
+		// Its sender may have encrypted it with a key of its own, or it has just
+		// expired. Its key has the verdict and the code, and the others are read.
+		w.note(err.Error())
+		w.details[name] = nil
+	}
 	if left > 0 && !doubted {
 		w.note(fmt.Sprintf("%d more reports are shown by their code alone; --details N reads more", left))
 	}
 	return read, doubted, nil
+}
+
+// unreadable says that S3 does not give this object out, whoever asks again.
+func unreadable(err error) bool {
+	code := apiCode(err)
+	return code == "NoSuchKey" || code == "InvalidRequest" || code == "InvalidObjectState" || strings.HasPrefix(code, "KMS.") || denied(err)
 }
 
 // Report reads the report a standing was judged by; nil where there is none.
