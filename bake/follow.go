@@ -45,12 +45,12 @@ func (e *ReportError) Error() string {
 	lines := []string{e.Report.Summary}
 	var shown []string
 	for _, c := range e.Report.Causes {
-		line := "  " + string(c.Code) + where(c)
+		line, between := "  "+string(c.Code)+where(c), ": "
 		if c.Message != e.Report.Summary { // that of one cause is its message
-			line += ": " + strings.TrimSuffix(c.Message, ".")
+			line, between = line+between+strings.TrimSuffix(c.Message, "."), "; "
 		}
 		if c.Fix != "" {
-			line += "; " + c.Fix
+			line += between + c.Fix
 		}
 		lines = append(lines, line)
 		tail := c.Output[max(0, len(c.Output)-12):]

@@ -27,7 +27,7 @@ func TestCanary(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct{ canary, want string }{
-		"agent says failure": {"{instance_profile: lecafe-app-profile, deadline: 2m, user_data: " + script + "}", "user-data.sh:4, exit code 3: The script "},
+		"agent says failure": {"{instance_profile: lecafe-app-profile, deadline: 2m, user_data: " + script + "}", "user-data.sh:4, exit code 3: Make the command work"},
 		"test script fails":  {"{instance_profile: lecafe-app-profile, deadline: 2m, test: [{name: built, run: grep -q shop /etc/built}]}", "step 1 (built) failed with exit code 1 at run:1: grep -q shop /etc/built"},
 	} {
 		t.Run(name, func(t *testing.T) {
