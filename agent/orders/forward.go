@@ -46,6 +46,7 @@ type Forwarder struct {
 	beat  time.Time
 	drain bool
 	kick  chan struct{} // wakes the loop
+	acked chan struct{} // wakes Drain
 	once  sync.Once
 }
 
@@ -72,7 +73,7 @@ type ForwardState struct {
 
 func (f *Forwarder) init() {
 	f.once.Do(func() {
-		f.kick = make(chan struct{}, 1)
+		f.kick, f.acked = make(chan struct{}, 1), make(chan struct{}, 1)
 		f.state.Queue, f.state.Errors = f.Queue, map[string]uint64{}
 		f.state.FIFO = strings.HasSuffix(f.Queue, ".fifo")
 		f.limit = MaxMessage
@@ -128,13 +129,14 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 	case f.kick <- struct{}{}:
 	default:
 	}
-	t := time.NewTicker(10 * time.Millisecond)
+	t := time.NewTicker(100 * time.Millisecond) // damaged records go without a word
 	defer t.Stop()
 	for {
 		if n := f.Spool.Stats().Records; n == 0 {
 			return nil
 		}
 		select {
+		case <-f.acked:
 		case <-t.C:
 		case <-ctx.Done():
 			return fmt.Errorf("drain: %d orders are left: %w", f.Spool.Stats().Records, ctx.Err())

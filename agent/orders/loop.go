@@ -89,7 +89,7 @@ func (l *loop) fill() error {
 					continue
 				}
 				l.f.note(func(s *ForwardState) { s.Parked++ })
-				l.f.Spool.Ack(r.Seq)
+				l.ack(r.Seq)
 				continue
 			}
 			it := &item{seq: r.Seq, order: o, size: o.Size(), since: now}
@@ -119,6 +119,15 @@ func (l *loop) enqueue(it *item) {
 		l.groups[it.order.Group] = nil
 	}
 	l.ready = append(l.ready, it)
+}
+
+// ack tells the spool what is settled, and Drain that there is less of it.
+func (l *loop) ack(seqs ...uint64) {
+	l.f.Spool.Ack(seqs...)
+	select {
+	case l.f.acked <- struct{}{}:
+	default:
+	}
 }
 
 // finish ends an order that was sent or parked.

@@ -54,7 +54,7 @@ func (l *loop) settle(r outcome) {
 		l.retries = append(l.retries, it)
 		retried++
 	}
-	l.f.Spool.Ack(acks...)
+	l.ack(acks...)
 	if throttled {
 		l.limit, l.wins = max(1, l.limit/2), 0
 	}
@@ -143,7 +143,7 @@ func (l *loop) park(it *item, code, message string) bool {
 		return false
 	}
 	l.f.Log.Error("orders: the queue refused an order for good; it is parked", "id", it.order.ID, "code", code, "message", message)
-	l.f.Spool.Ack(it.seq)
+	l.ack(it.seq)
 	l.finish(it)
 	l.f.note(func(s *ForwardState) { s.Parked++ })
 	return true
