@@ -91,8 +91,7 @@ func (b *bake) createImage(ctx context.Context, known facts) (string, error) {
 	}
 	// moto answers snapshot tags with a plain 500, which the SDK would repeat
 	// for a minute: a 500 on this call is looked at after the third time.
-	few := func(o *ec2.Options) { o.RetryMaxAttempts = 3 }
-	out, err := b.ec2.CreateImage(ctx, in, few)
+	out, err := b.ec2.CreateImage(ctx, in, func(o *ec2.Options) { o.RetryMaxAttempts = 3 })
 	if throttledOr5xx(err) {
 		// The call may have been served and its answer lost.
 		if id, findErr := find(); findErr != nil || id != "" {

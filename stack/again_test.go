@@ -46,14 +46,19 @@ func up(ctx context.Context, s *stack.Stack) error {
 
 const held = "SQS holds the name back"
 
-func TestUpAfterDownWaitsForTheQueuesNames(t *testing.T) {
-	waited := 0
-	s, c := removed(t, func(clock *wire.Manual, line string) {
+// passes lets the minute pass whenever up waits for a name, and counts that.
+func passes(waited *int) func(*wire.Manual, string) {
+	return func(clock *wire.Manual, line string) {
 		if strings.Contains(line, held) {
-			waited++
+			*waited++
 			clock.Advance(61 * time.Second)
 		}
-	})
+	}
+}
+
+func TestUpAfterDownWaitsForTheQueuesNames(t *testing.T) {
+	waited := 0
+	s, c := removed(t, passes(&waited))
 	if err := up(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
@@ -104,12 +109,7 @@ func TestUpAfterDownGivesUp(t *testing.T) {
 // A stack that is there and is to have a queue of a name that was just deleted.
 func TestUpdateWaitsForAQueuesName(t *testing.T) {
 	waited := 0
-	s, c := removed(t, func(clock *wire.Manual, line string) {
-		if strings.Contains(line, held) {
-			waited++
-			clock.Advance(61 * time.Second)
-		}
-	})
+	s, c := removed(t, passes(&waited))
 	if err := up(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}

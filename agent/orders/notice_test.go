@@ -45,9 +45,7 @@ func TestAStopDuringANoticeAsksForItsTime(t *testing.T) {
 		Extend: func(d time.Duration) { extended <- d },
 	})
 	r.sendMany(3)
-	for r.status().Forward.Failing == "" {
-		time.Sleep(time.Millisecond)
-	}
+	r.await("failing", func(s orders.Status) bool { return s.Forward.Failing != "" })
 	notice <- "spot interruption"
 	<-extended
 	r.cancel()
@@ -99,18 +97,14 @@ func TestANoticeLeavesTimeToSeal(t *testing.T) {
 		},
 	})
 	r.sendMany(3)
-	for r.status().Forward.Failing == "" {
-		time.Sleep(time.Millisecond)
-	}
+	r.await("failing", func(s orders.Status) bool { return s.Forward.Failing != "" })
 	notice <- "spot interruption"
 	select {
 	case <-sealed:
 	case <-time.After(deadline):
 		t.Fatal("not sealed")
 	}
-	for r.status().Spooled > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	r.await("empty", empty)
 }
 
 func (u uploads) api(aws.Config) orders.UploadAPI { return u }

@@ -81,20 +81,15 @@ func TestUnreadAnswersHoldUpNobody(t *testing.T) {
 			}
 		}()
 	}
-	stuck := make(chan struct{})
-	go func() {
-		// When nothing has been accepted for a while they are all stuck.
-		defer close(stuck)
-		for last, same := uint64(0), 0; same < 50; {
-			if n := r.status().Accepted; n != last || n == 0 {
-				last, same = n, 0
-			} else {
-				same++
-			}
-			time.Sleep(20 * time.Millisecond)
+	// When nothing has been accepted for a while they are all stuck.
+	for last, same := uint64(0), 0; same < 50; {
+		if n := r.status().Accepted; n != last || n == 0 {
+			last, same = n, 0
+		} else {
+			same++
 		}
-	}()
-	<-stuck
+		time.Sleep(20 * time.Millisecond)
+	}
 	done := make(chan int, 1)
 	go func() {
 		status, _, _ := r.post("/v1/orders/batch", strings.Repeat("{\"body\":\"a\"}\n", 1000))
