@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"unicode/utf8"
 
 	"github.com/lecafe/lecafe/internal/lazyregexp"
@@ -14,33 +13,31 @@ import (
 // secretForm is one shape of a secret. What it found is never repeated in a
 // finding.
 type secretForm struct {
-	form *regexp.Regexp // its first group, where it has one, is the value
+	form func() *regexp.Regexp // its first group, where it has one, is the value
 	what string
 	// known says that the value's own form gives it away; any other value may
 	// be a path, an ARN or a word of documentation.
 	known bool
 }
 
-var secretForms = sync.OnceValue(func() []secretForm {
-	return []secretForm{
-		{regexp.MustCompile(`\b((?:AKIA|ASIA)[A-Z0-9]{16})\b`), "an AWS access key", true},
-		{regexp.MustCompile(`(?i)aws_?secret_?(?:access_?)?key['"]?\s*[:=]\s*['"]?([A-Za-z0-9/+=]{40})\b`), "an AWS secret key", true},
-		{regexp.MustCompile(`-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----`), "a private key", true},
-		{regexp.MustCompile(`\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{18,}|xox[abprs]-[A-Za-z0-9-]{10,}|sk_live_[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35}|npm_[A-Za-z0-9]{36}|dckr_pat_[A-Za-z0-9_-]{20,}|hvs\.[A-Za-z0-9_-]{24,})`), "an access token", true},
-		{regexp.MustCompile(`\b(eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})`), "a signed token", true},
-		{regexp.MustCompile(`\b[a-z][a-z0-9+.-]*://[^/\s:@"'$]*:([^/\s:@"'${}<>*]{3,})@[A-Za-z0-9]`), "a password in a URL", false},
-		{regexp.MustCompile(`(?i)\bAuthorization:\s*(?:Bearer|token)\s+([A-Za-z0-9._~+/-]{20,})`), "an access token", false},
-		{regexp.MustCompile(`\bhooks\.slack\.com/services/(T[A-Z0-9]{8,}/B[A-Z0-9]{8,}/[A-Za-z0-9]{20,})`), "a webhook's secret address", true},
-		{regexp.MustCompile(`[{,]\s*['"]?(?:password|passwd|plain_text_passwd)['"]?\s*:\s*['"]?([^\s'"${}<>|&*!\[\],#]{5,})['"]?\s*[,}]`), "a secret in a setting", false},
-		{regexp.MustCompile(`\b(?:PGPASSWORD|MYSQL_PWD|SSHPASS|REDISCLI_AUTH)=['"]?([^\s'"$` + "`" + `{}<>;|&()\\]{4,})`), "a secret in an assignment", false},
-		{regexp.MustCompile(`\bsshpass\s+-p\s*['"]?([^\s'"$` + "`" + `]{4,})`), "a secret on a command line", false},
-		{regexp.MustCompile(`(?i)\b(?:[a-z0-9_]*_)?(?:password|passwd|passphrase|secret|secret_?key|token|api_?key|access_?key|private_?key|auth_?key|credentials?)\s*=\s*['"]?([^\s'"$` + "`" + `{}<>;|&()\\]{6,})`), "a secret in an assignment", false},
-		{regexp.MustCompile(`(?i)^\s*-?\s*['"]?(?:password|plain_text_passwd|plain-text-passwd|[a-z0-9_]*(?:_password|_secret|_token|_api_key|api_key|secret_key))['"]?\s*:\s*['"]?([^\s'"${}<>|&*!\[\]#]{5,})['"]?\s*$`), "a secret in a setting", false},
-		{regexp.MustCompile(`(?i)\s--?(?:password|passwd|token|api-?key|secret)[ =]['"]?([^\s'"$` + "`" + `{}<>;|&()\\-][^\s'"$` + "`" + `{}<>;|&()\\]{5,})`), "a secret on a command line", false},
-		{regexp.MustCompile(`\bcurl\b[^|;]*\s(?:-u|--user)[ =]?['"]?[A-Za-z0-9._-]+:([^\s'"$` + "`" + `]{4,})`), "a password on a command line", false},
-		{regexp.MustCompile(`\becho\s+['"]?[a-z_][a-z0-9_-]*:([^\s'"$` + "`" + `:]{4,})['"]?\s*\|\s*(?:sudo\s+)?chpasswd\b`), "a password for chpasswd", false},
-	}
-})
+var secretForms = []secretForm{
+	{lazyregexp.New(`\b((?:AKIA|ASIA)[A-Z0-9]{16})\b`), "an AWS access key", true},
+	{lazyregexp.New(`(?i)aws_?secret_?(?:access_?)?key['"]?\s*[:=]\s*['"]?([A-Za-z0-9/+=]{40})\b`), "an AWS secret key", true},
+	{lazyregexp.New(`-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----`), "a private key", true},
+	{lazyregexp.New(`\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{18,}|xox[abprs]-[A-Za-z0-9-]{10,}|sk_live_[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35}|npm_[A-Za-z0-9]{36}|dckr_pat_[A-Za-z0-9_-]{20,}|hvs\.[A-Za-z0-9_-]{24,})`), "an access token", true},
+	{lazyregexp.New(`\b(eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})`), "a signed token", true},
+	{lazyregexp.New(`\b[a-z][a-z0-9+.-]*://[^/\s:@"'$]*:([^/\s:@"'${}<>*]{3,})@[A-Za-z0-9]`), "a password in a URL", false},
+	{lazyregexp.New(`(?i)\bAuthorization:\s*(?:Bearer|token)\s+([A-Za-z0-9._~+/-]{20,})`), "an access token", false},
+	{lazyregexp.New(`\bhooks\.slack\.com/services/(T[A-Z0-9]{8,}/B[A-Z0-9]{8,}/[A-Za-z0-9]{20,})`), "a webhook's secret address", true},
+	{lazyregexp.New(`[{,]\s*['"]?(?:password|passwd|plain_text_passwd)['"]?\s*:\s*['"]?([^\s'"${}<>|&*!\[\],#]{5,})['"]?\s*[,}]`), "a secret in a setting", false},
+	{lazyregexp.New(`\b(?:PGPASSWORD|MYSQL_PWD|SSHPASS|REDISCLI_AUTH)=['"]?([^\s'"$` + "`" + `{}<>;|&()\\]{4,})`), "a secret in an assignment", false},
+	{lazyregexp.New(`\bsshpass\s+-p\s*['"]?([^\s'"$` + "`" + `]{4,})`), "a secret on a command line", false},
+	{lazyregexp.New(`(?i)\b(?:[a-z0-9_]*_)?(?:password|passwd|passphrase|secret|secret_?key|token|api_?key|access_?key|private_?key|auth_?key|credentials?)\s*=\s*['"]?([^\s'"$` + "`" + `{}<>;|&()\\]{6,})`), "a secret in an assignment", false},
+	{lazyregexp.New(`(?i)^\s*-?\s*['"]?(?:password|plain_text_passwd|plain-text-passwd|[a-z0-9_]*(?:_password|_secret|_token|_api_key|api_key|secret_key))['"]?\s*:\s*['"]?([^\s'"${}<>|&*!\[\]#]{5,})['"]?\s*$`), "a secret in a setting", false},
+	{lazyregexp.New(`(?i)\s--?(?:password|passwd|token|api-?key|secret)[ =]['"]?([^\s'"$` + "`" + `{}<>;|&()\\-][^\s'"$` + "`" + `{}<>;|&()\\]{5,})`), "a secret on a command line", false},
+	{lazyregexp.New(`\bcurl\b[^|;]*\s(?:-u|--user)[ =]?['"]?[A-Za-z0-9._-]+:([^\s'"$` + "`" + `]{4,})`), "a password on a command line", false},
+	{lazyregexp.New(`\becho\s+['"]?[a-z_][a-z0-9_-]*:([^\s'"$` + "`" + `:]{4,})['"]?\s*\|\s*(?:sudo\s+)?chpasswd\b`), "a password for chpasswd", false},
+}
 
 // notSecret recognises values that only say where a secret is.
 var notSecret = lazyregexp.New(`(?i)^(?:/|\./|~/|%|file:|https?:|arn:|ssm:|vault:|resolve:|secretsmanager:|true$|false$|none$|null$|required$|optional$|enabled$|disabled$|yes$|no$|\d{1,9}$|x+$|\*+$|.*(?:change_?me|example|placeholder|replace))`)
@@ -98,11 +95,11 @@ func (l *linter) text(p *Part, at place) {
 	v1 := false
 	var secrets []secretForm
 	if !slices.Contains(l.ignore, "secret") {
-		secrets = secretForms()
+		secrets = secretForms
 	}
 	for i, line := range at.lines {
 		for _, s := range secrets {
-			m := s.form.FindStringSubmatchIndex(line)
+			m := s.form().FindStringSubmatchIndex(line)
 			if m == nil || !s.known && (notSecret().MatchString(line[m[2]:m[3]]) || expression(line, m[2], m[3])) {
 				continue
 			}
